@@ -1,0 +1,194 @@
+"""What a run is made of: frozen dataclasses, filled from the `ml_collections` files in configs/.
+
+A config file sets only what differs from the defaults here. Field names are the names on the command
+line: `--config.optimizer.learning_rate=0.01`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from adafuse_jax.errors import UserError, unknown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Name in the zoo; every further field of `config.model` goes to `create_model` as a keyword."""
+
+    name: str = "adafuse_tsn_r50"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where clips come from and how they are sampled, cropped and normalised (reference.md, section 3)."""
+
+    name: str = "video_list"  # "video_list" or "moving_shapes"
+    num_classes: int = 174
+    num_frames: int = 8  # T
+    image_size: int = 224  # pixels, square crop
+    resize: int = 256  # pixels, short side before the centre crop of evaluation
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    # video_list: text files of "path label" or "folder frames label" lines, paths relative to `root`
+    # (the list's own folder when empty).
+    train_list: str = ""
+    val_list: str = ""
+    root: str = ""
+    class_names: str = ""  # text file, one name a line, in label order; numbers are used when empty
+    frame_template: str = "img_{:05d}.jpg"  # 1-based frame number inside a JPEG folder
+    flip: float = 0.0  # probability of a horizontal flip; 0 where labels know left from right
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, shares of the short side
+    max_bad_share: float = 0.01  # a run stops when more than this share of the clips read can't be read
+    # moving_shapes
+    level: str = "easy"  # "easy", "medium" or "hard"
+    train_clips: int = 20_000  # clips in an epoch of training
+    val_clips: int = 600
+    threads: int = 2  # reading threads per process
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Published: SGD, momentum 0.9, biases at twice the rate without decay, BatchNorm without decay."""
+
+    name: str = "sgd"  # "sgd" or "adamw"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    bias_lr_multiplier: float = 2.0
+    clip_norm: float = 20.0  # global norm of the gradient; 0 switches clipping off
+    schedule: str = "step"  # "step" or "cosine"
+    decay_epochs: tuple[float, ...] = (20.0, 40.0)  # step: the rate falls by `decay_factor` at each
+    decay_factor: float = 0.1
+    warmup_epochs: float = 0.0  # linear rise from 0, before either schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """Eq. 6: cross-entropy + flops_weight * GMACs per frame of the whole net."""
+
+    flops_loss: str = "real"  # "real" (Eq. 5) or "upper" (savings of the second convolution alone)
+    flops_weight: float = 0.0  # lambda
+    # The weight is 0 up to the first share of all steps and rises linearly to full at the second:
+    # from scratch, a weight applied while accuracy is at chance collapses every policy to skip.
+    flops_warmup: tuple[float, float] = (0.0, 0.0)
+    label_smoothing: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Length, batch, precision and rhythm of a run."""
+
+    epochs: float = 50.0
+    batch_size: int = 64  # clips, over all devices
+    eval_batch_size: int = 64
+    eval_every_epochs: float = 1.0
+    log_every_steps: int = 20
+    checkpoint_every_steps: int = 0  # besides the checkpoint after each evaluation; 0: none
+    seed: int = 0
+    precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
+    weights: str = ""  # .npz of published names to start from; a missing or extra key is an error
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: Model = Model()
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
+    train: Train = Train()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """Builds and checks a config from nested mappings (an `ml_collections.ConfigDict`, or JSON).
+
+        Raises:
+            UserError: for an unknown section or field, a value of the wrong type, or a choice that
+                isn't among the known ones.
+        """
+        sections = {f.name: f.default for f in dataclasses.fields(cls)}
+        filled = {}
+        for name, fields in values.items():
+            if name not in sections:
+                raise unknown("config section", name, sections)
+            if name == "model":
+                fields = dict(fields)
+                options = dict(fields.pop("options", {})) | {
+                    k: fields.pop(k) for k in list(fields) if k != "name"
+                }
+                filled[name] = Model(**fields, options={k: _plain(v) for k, v in options.items()})
+            else:
+                filled[name] = _section(name, type(sections[name]), fields)
+        config = cls(**filled)
+        _check(config)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as `from_dict` takes them; JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+_CHOICES = {
+    ("data", "name"): ("moving_shapes", "video_list"),
+    ("data", "level"): ("easy", "medium", "hard"),
+    ("optimizer", "name"): ("sgd", "adamw"),
+    ("optimizer", "schedule"): ("step", "cosine"),
+    ("loss", "flops_loss"): ("real", "upper"),
+    ("train", "precision"): ("float32", "bfloat16"),
+}
+_POSITIVE = {
+    "data": ("num_classes", "num_frames", "image_size", "resize", "threads", "train_clips", "val_clips"),
+    "optimizer": ("learning_rate",),
+    "train": ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs", "log_every_steps"),
+}
+
+
+def _section(name: str, kind: type, values: Mapping[str, Any]):
+    types = {f.name: type(f.default) for f in dataclasses.fields(kind)}
+    filled = {}
+    for field, value in values.items():
+        if field not in types:
+            raise unknown(f"config field in {name!r}", field, types)
+        wanted = types[field]
+        value = _plain(value)
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, wanted) or isinstance(value, bool) is not (wanted is bool):
+            raise UserError(
+                f"config.{name}.{field}: expected {wanted.__name__}, found {type(value).__name__} {value!r}"
+            )
+        filled[field] = value
+    return kind(**filled)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _check(config: Config) -> None:
+    for (section, field), choices in _CHOICES.items():
+        value = getattr(getattr(config, section), field)
+        if value not in choices:
+            raise unknown(f"value of config.{section}.{field}", value, choices)
+    for section, fields in _POSITIVE.items():
+        for field in fields:
+            value = getattr(getattr(config, section), field)
+            if not value > 0:
+                raise UserError(f"config.{section}.{field}: expected more than 0, found {value}")
+    if not 0 <= config.data.flip <= 1:
+        raise UserError(f"config.data.flip: expected a probability, found {config.data.flip}")
+    warmup = config.loss.flops_warmup
+    if len(warmup) != 2 or not 0 <= warmup[0] <= warmup[1] <= 1:
+        raise UserError(
+            f"config.loss.flops_warmup: expected two rising shares of the steps in [0, 1], found {warmup}"
+        )
+    if config.data.name == "video_list" and config.data.resize < config.data.image_size:
+        raise UserError(
+            f"config.data.resize: expected at least image_size {config.data.image_size}, "
+            f"found {config.data.resize}"
+        )
