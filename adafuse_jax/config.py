@@ -90,7 +90,6 @@ class Train:
     checkpoint_every_steps: int = 0  # besides the checkpoint after each evaluation; 0: none
     seed: int = 0
     precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
-    weights: str = ""  # .npz of published names to start from; a missing or extra key is an error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Backbones, the recognizer around them, and the zoo of named models."""

@@ -1,0 +1,107 @@
+"""A backbone on frames, a classifier on frame features, and the mean over frames (TSN's consensus)."""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from adafuse_jax.errors import UserError
+from adafuse_jax.models.resnet import ResNet
+from adafuse_jax.ops import costs
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a model says about clips.
+
+    Attributes:
+        logits: the mean over frames, (B, num_classes).
+        frame_logits: (B, T, num_classes).
+        policies: {site: one-hot (B, T, channels, actions)}, in the order of the sites; empty without
+            fusion. Under a key they carry the straight-through gradient.
+    """
+
+    logits: Float[Array, "b classes"]
+    frame_logits: Float[Array, "b t classes"]
+    policies: OrderedDict[str, Float[Array, "b t c actions"]]
+
+
+class Recognizer(nnx.Module):
+    """A named model of the zoo, with the options it was made from.
+
+    Args:
+        name: in the zoo.
+        options: every option it was made with.
+        backbone: gives frame features and policies.
+        num_classes: outputs.
+        dropout: rate before the classifier.
+        actions: what its policies choose from.
+        dtype: of the computation; None: the input's.
+        rngs: for the initial weights; fc's are N(0, 0.001).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        backbone: ResNet,
+        num_classes: int,
+        *,
+        dropout: float,
+        actions: tuple[str, ...],
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        self.name = name
+        self._options = tuple(options.items())  # hashable, as jit wants what isn't an array
+        self.num_classes, self.dropout, self.actions = num_classes, dropout, actions
+        self.backbone = backbone
+        self.fc = nnx.Linear(
+            backbone.features,
+            num_classes,
+            kernel_init=nnx.initializers.normal(0.001),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False
+    ) -> Output:
+        """Classifies clips.
+
+        Args:
+            clip: normalised frames.
+            key: None: the likeliest actions, no dropout. A key: Gumbel-sampled actions.
+            train: batch statistics (running ones are updated) and dropout; needs a key.
+
+        Raises:
+            UserError: for a clip of another shape, or training without a key.
+        """
+        if clip.ndim != 5 or clip.shape[-1] != 3 or 0 in clip.shape:
+            raise UserError(f"clip: expected (B, T, H, W, 3), none of them 0, found {clip.shape}")
+        if train and key is None:
+            raise UserError("train=True: expected a key for dropout and sampling, found None")
+        policy_key, dropout_key = (None, None) if key is None else jax.random.split(key)
+        features, policies = self.backbone(clip, policy_key, train)
+        if train and self.dropout:
+            kept = jax.random.bernoulli(dropout_key, 1 - self.dropout, features.shape)
+            features = jnp.where(kept, features / (1 - self.dropout), 0)
+        frame_logits = self.fc(features).astype(jnp.promote_types(features.dtype, jnp.float32))
+        return Output(frame_logits.mean(1), frame_logits, policies)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option it was made with."""
+        return dict(self._options)
+
+    def count(self, hw: tuple[int, int]) -> costs.FrameCost:
+        """MACs of one frame of `hw` pixels, as the published counter counts them."""
+        backbone = self.backbone.count(hw)
+        head = costs.linear_macs(self.backbone.features, self.num_classes)
+        return backbone._replace(dense=backbone.dense + head)

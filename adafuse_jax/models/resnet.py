@@ -1,0 +1,236 @@
+"""ResNet with fusion between the first and second convolution of each residual block.
+
+Source: He et al., "Deep residual learning", CVPR 2016, in torchvision's variant v1.5 (the stride of a
+bottleneck on its 3x3); fusion as in the paper's section 3 and reference.md, section 3.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.ops import costs
+from adafuse_jax.ops.shift import online_shift, temporal_shift
+
+SHIFTS = {None: None, "tsm": temporal_shift, "online": online_shift}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stem:
+    """First convolution (stride 2), and whether a 3x3 max pool of stride 2 follows."""
+
+    features: int = 64
+    kernel: int = 7
+    max_pool: bool = True
+
+
+def conv(in_features: int, features: int, kernel: int, stride: int, dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution without bias, padded by half its kernel on both sides as in PyTorch."""
+    return nnx.Conv(
+        in_features,
+        features,
+        (kernel, kernel),
+        stride,
+        padding=[(kernel // 2, kernel // 2)] * 2,
+        use_bias=False,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 where `bottleneck`; fusion, if any, after the first.
+
+    `shift_shortcut` says which x a downsampling shortcut reads: the shifted one in the fusion networks,
+    the unshifted one in plain TSM. A shortcut without downsampling is never shifted.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        stride: int,
+        *,
+        bottleneck: bool,
+        stride_in_1x1: bool,
+        shift: str | None,
+        shift_shortcut: bool,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.in_features, self.width = in_features, width
+        self.features = width * 4 if bottleneck else width
+        self.shift, self.shift_shortcut = shift, shift_shortcut
+        if bottleneck:
+            strides = (stride, 1, 1) if stride_in_1x1 else (1, stride, 1)
+            kernels = (1, 3, 1)
+        else:
+            strides, kernels = (stride, 1), (3, 3)
+        self.geometry = tuple(zip(kernels, strides, strict=True))
+        self.stride = stride
+        outputs = (width, width, self.features)[: len(kernels)]
+        sizes = zip((in_features, width, width), outputs, kernels, strides, strict=False)
+        for i, (i_in, i_out, kernel, i_stride) in enumerate(sizes, 1):
+            setattr(self, f"conv{i}", conv(i_in, i_out, kernel, i_stride, dtype, rngs))
+            setattr(self, f"bn{i}", BatchNorm(i_out))
+        self.downsample_conv, self.downsample_bn = nnx.data(None), nnx.data(None)
+        if stride != 1 or in_features != self.features:
+            self.downsample_conv = conv(in_features, self.features, 1, stride, dtype, rngs)
+            self.downsample_bn = BatchNorm(self.features)
+        self.fusion: TemporalFusion | None = nnx.data(None)
+
+    def __call__(
+        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
+    ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
+        shifted = x if self.shift is None else SHIFTS[self.shift](x)
+        out = jax.nn.relu(self.bn1(per_frame(self.conv1, shifted), train))
+        policy = None
+        if self.fusion is not None:
+            out, policy = self.fusion(shifted, out, key, train)
+        out = self.bn2(per_frame(self.conv2, out), train)
+        if len(self.geometry) == 3:
+            out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
+        if self.downsample_conv is not None:
+            x = per_frame(self.downsample_conv, shifted if self.shift_shortcut else x)
+            x = self.downsample_bn(x, train)
+        return jax.nn.relu(out + x), policy
+
+    def count(self, hw: tuple[int, int]) -> tuple[int, costs.SiteCost | None, tuple[int, int]]:
+        """MACs of a frame, what the site can save of them, and the output's size."""
+        total, convs, size = 0, [], hw
+        inputs = (self.in_features, self.width, self.width)
+        outputs = (self.width, self.width, self.features)[: len(self.geometry)]
+        for (kernel, stride), i_in, i_out in zip(self.geometry, inputs, outputs, strict=False):
+            size = tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in size)
+            convs.append(costs.conv_macs(i_in, i_out, kernel, size))
+            total += convs[-1] + costs.norm_macs(i_out, size)
+        if self.downsample_conv is not None:
+            total += costs.conv_macs(self.in_features, self.features, 1, size)
+            total += costs.norm_macs(self.features, size)
+        if self.fusion is None:
+            return total, None, size
+        fusion = self.fusion
+        total += costs.linear_macs(*fusion.fc0.kernel.shape) + costs.linear_macs(*fusion.fc1.kernel.shape)
+        total += costs.norm_macs(fusion.hidden)
+        return total, costs.SiteCost(((self.width, convs[0]),), convs[1]), size
+
+
+class ResNet(nnx.Module):
+    """Stem and four (or fewer) stages of residual blocks; features are averaged over space.
+
+    Args:
+        blocks: residual blocks of each stage.
+        widths: channels of each stage (before a bottleneck's fourfold expansion).
+        bottleneck: 1x1-3x3-1x1 blocks.
+        stride_in_1x1: v1 of the bottleneck, with the stride in the first 1x1 (v1.5: in the 3x3).
+        stem: the first layers.
+        shift: None, "tsm" (bidirectional, as published) or "online" (causal).
+        shift_shortcut: see `ResidualBlock`.
+        fusion_stages: 1-based stages whose blocks fuse.
+        share_policy: sites of equal (in, out) channels share fc0 and fc1.
+        hidden: width of the policy networks, or
+        hidden_quota: that divided by a site's channels gives the width.
+        fusion: further keywords of every `TemporalFusion`.
+        dtype: of the computation; None: the input's. Parameters are float32.
+        rngs: for the initial weights.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        widths: Sequence[int] = (64, 128, 256, 512),
+        *,
+        bottleneck: bool = False,
+        stride_in_1x1: bool = False,
+        stem: Stem = Stem(),
+        shift: str | None = None,
+        shift_shortcut: bool = False,
+        fusion_stages: Sequence[int] = (),
+        share_policy: bool = True,
+        hidden: int = 512,
+        hidden_quota: int | None = None,
+        fusion: dict | None = None,
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        self.stem = stem
+        self.conv1 = conv(3, stem.features, stem.kernel, 2, dtype, rngs)
+        self.bn1 = BatchNorm(stem.features)
+        self.num_stages = len(blocks)
+        self.share_policy = share_policy
+        in_features, shared = stem.features, {}
+        for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
+            made = []
+            for i in range(count):
+                block = ResidualBlock(
+                    in_features,
+                    width,
+                    2 if i == 0 and stage > 1 else 1,
+                    bottleneck=bottleneck,
+                    stride_in_1x1=stride_in_1x1,
+                    shift=shift,
+                    shift_shortcut=shift_shortcut,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                if stage in fusion_stages:
+                    block.fusion = TemporalFusion(
+                        in_features,
+                        width,
+                        hidden=hidden_quota // width if hidden_quota else hidden,
+                        share_with=shared.get((in_features, width)),
+                        rngs=rngs,
+                        **(fusion or {}),
+                    )
+                    if share_policy:
+                        shared.setdefault((in_features, width), block.fusion)
+                made.append(block)
+                in_features = block.features
+            setattr(self, f"layer{stage}", nnx.List(made))
+        self.features = in_features
+
+    def named_blocks(self) -> list[tuple[str, ResidualBlock]]:
+        """All blocks from input to output, with the names of the published state dicts."""
+        stages = range(1, self.num_stages + 1)
+        return [(f"layer{s}.{i}", b) for s in stages for i, b in enumerate(getattr(self, f"layer{s}"))]
+
+    def __call__(
+        self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b t features"], OrderedDict[str, Float[Array, "b t c actions"]]]:
+        """Frame features, and the policy of each site."""
+        x = jax.nn.relu(self.bn1(per_frame(self.conv1, clip), train))
+        if self.stem.max_pool:
+            x = per_frame(lambda f: nnx.max_pool(f, (3, 3), (2, 2), [(1, 1), (1, 1)]), x)
+        policies = OrderedDict()
+        for i, (name, block) in enumerate(self.named_blocks()):
+            site_key = None if key is None else jax.random.fold_in(key, i)
+            x, policy = block(x, site_key, train)
+            if policy is not None:
+                policies[name] = policy
+        return x.mean((2, 3)), policies
+
+    def count(self, hw: tuple[int, int]) -> costs.FrameCost:
+        """MACs of one frame of `hw` pixels, as the published counter counts them."""
+        stem = self.stem
+        size = tuple(costs.conv_out(s, stem.kernel, 2, stem.kernel // 2) for s in hw)
+        total = costs.conv_macs(3, stem.features, stem.kernel, size) + costs.norm_macs(stem.features, size)
+        if stem.max_pool:
+            size = tuple(costs.conv_out(s, 3, 2, 1) for s in size)
+        sites = {}
+        for name, block in self.named_blocks():
+            macs, site, size = block.count(size)
+            total += macs
+            if site is not None:
+                sites[name] = site
+        return costs.FrameCost(total + costs.pool_macs(self.features, size), sites)
+
+
+def per_frame(function, x: Float[Array, "b t h w i"]) -> Float[Array, "b t y x o"]:
+    """Applies a 2D layer to every frame."""
+    out = function(x.reshape(-1, *x.shape[2:]))
+    return out.reshape(*x.shape[:2], *out.shape[1:])

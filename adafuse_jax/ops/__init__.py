@@ -1,0 +1,1 @@
+"""The equations: pure functions on arrays, with explicit keys."""

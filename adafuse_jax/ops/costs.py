@@ -1,0 +1,92 @@
+"""Multiply-adds: of layers as the published counter counts them, and what a policy saves (Eqs. 4 and 5)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from adafuse_jax.ops import actions as act
+
+
+class SiteCost(NamedTuple):
+    """What a fusion site can save, in MACs per frame.
+
+    `before` holds (channels, MACs) of each convolution whose outputs are fused, in channel order: one
+    for a ResNet block, one a branch for an Inception module. `after` is the cost of reading the fused map.
+    """
+
+    before: tuple[tuple[int, int], ...]
+    after: int
+
+
+class FrameCost(NamedTuple):
+    """MACs of one frame through a whole net, policies included, and the sites' shares of it in order."""
+
+    dense: int
+    sites: dict[str, SiteCost]
+
+
+def conv_macs(in_features: int, features: int, kernel: int, out_hw: tuple[int, int], bias=False) -> int:
+    """Eq. 4: c' h' w' (k k c + 1), the 1 only with a bias."""
+    return features * out_hw[0] * out_hw[1] * (kernel * kernel * in_features + int(bias))
+
+
+def norm_macs(features: int, hw: tuple[int, int] = (1, 1)) -> int:
+    """Two an element."""
+    return 2 * features * hw[0] * hw[1]
+
+
+def linear_macs(in_features: int, features: int) -> int:
+    """As published: multiplications and additions both count."""
+    return 2 * in_features * features
+
+
+def pool_macs(features: int, hw: tuple[int, int]) -> int:
+    """Global average pooling: the additions and one division a channel."""
+    return features * (hw[0] * hw[1] + 1)
+
+
+def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Side of a convolution's or pooling's output."""
+    return (size + 2 * padding - kernel) // stride + 1
+
+
+def computed_elsewhere(
+    policy: Float[Array, "*b t c actions"], actions: Sequence[str], published: bool = False
+) -> Float[Array, "*b t c"]:
+    """`up`: 1 where conv1's channel isn't needed: neither kept at t nor reused at t+1 (Eq. 5).
+
+    At the last frame nothing can be reused later: up = 1 - keep. The published code takes the keep of
+    the frame before instead (reference.md, section 3); `published=True` does the same, for T > 1.
+    """
+    dropped = 1 - policy[..., act.index(actions, "keep")]
+    if published and policy.shape[-3] > 1:
+        dropped = jnp.concatenate([dropped[..., :-1, :], dropped[..., -2:-1, :]], -2)
+    if "reuse" not in actions:
+        return dropped
+    reuse = policy[..., act.index(actions, "reuse")]
+    later = jnp.concatenate([reuse[..., 1:, :], jnp.zeros_like(reuse[..., :1, :])], -2)
+    return dropped * (1 - later)
+
+
+def savings(
+    policy: Float[Array, "*b t c actions"],
+    cost: SiteCost,
+    actions: Sequence[str] = act.ALL,
+    published: bool = False,
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """MACs per frame (mean over the clip's frames) saved before and after a site, per clip.
+
+    Differentiable in the policy. Eq. 5, over the channels of each convolution before the site:
+    mean(up) * before + mean(skip) * after.
+    """
+    up = computed_elsewhere(policy, actions, published)
+    saved_before, start = 0.0, 0
+    for channels, macs in cost.before:
+        saved_before += up[..., start : start + channels].mean((-2, -1)) * float(macs)
+        start += channels
+    if "skip" not in actions:
+        return saved_before, jnp.zeros_like(saved_before)
+    skip = policy[..., act.index(actions, "skip")]
+    return saved_before, skip.mean((-2, -1)) * float(cost.after)

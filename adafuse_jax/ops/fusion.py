@@ -1,0 +1,57 @@
+"""Temporal fusion, Eq. 3: y~_t = 1[keep] y_t + 1[reuse] y_{t-1}; a skipped channel is zero."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from adafuse_jax.ops import actions as act
+from adafuse_jax.ops.shift import previous_frame
+
+
+def fuse(
+    policy: Float[Array, "*b c actions"],
+    y: Float[Array, "..."],
+    before: Float[Array, "..."],
+    actions: Sequence[str] = act.ALL,
+) -> Float[Array, "..."]:
+    """Eq. 3 for frames y and the raw (unfused) frames before them, channels last.
+
+    The axes of `policy` before the channels are the leading axes of `y`.
+    """
+    spatial = y.ndim - (policy.ndim - 1)
+    gate = jnp.expand_dims(policy.astype(y.dtype), tuple(range(policy.ndim - 2, policy.ndim - 2 + spatial)))
+    fused = gate[..., act.index(actions, "keep")] * y
+    if "reuse" in actions:
+        fused = fused + gate[..., act.index(actions, "reuse")] * before
+    return fused
+
+
+def fuse_scan(
+    policy: Float[Array, "b t c actions"],
+    y: Float[Array, "b t *s c"],
+    actions: Sequence[str] = act.ALL,
+    detach_history: bool = False,
+) -> Float[Array, "b t *s c"]:
+    """Eq. 3 over a clip as a scan over frames whose carry is the raw map of the frame before."""
+
+    def step(before, frame):
+        policy_t, y_t = frame
+        carry = jax.lax.stop_gradient(y_t) if detach_history else y_t
+        return carry, fuse(policy_t, y_t, before, actions)
+
+    frames = (jnp.moveaxis(policy, 1, 0), jnp.moveaxis(y, 1, 0))
+    _, fused = jax.lax.scan(step, jnp.zeros_like(y[:, 0]), frames)
+    return jnp.moveaxis(fused, 0, 1)
+
+
+def fuse_clip(
+    policy: Float[Array, "b t c actions"],
+    y: Float[Array, "b t *s c"],
+    actions: Sequence[str] = act.ALL,
+    detach_history: bool = False,
+) -> Float[Array, "b t *s c"]:
+    """`fuse_scan`, all frames at once: as reuse takes the raw y_{t-1}, the scan is a shift by one frame."""
+    history = jax.lax.stop_gradient(y) if detach_history else y
+    return fuse(policy, y, previous_frame(history), actions)

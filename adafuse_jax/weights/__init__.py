@@ -1,0 +1,3 @@
+"""Weights in and out."""
+
+from adafuse_jax.weights.published import from_torch as from_torch

@@ -1,0 +1,130 @@
+"""The published PyTorch names of our parameters, and reading a state dict by them.
+
+The names are those of torchvision's ResNet under `base_model.`, of `new_fc` for the classifier, and of
+the reference's policy networks (the golden cases' JSON lists them).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from adafuse_jax.errors import UserError
+from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.models.recognizer import Recognizer
+
+
+class Entry(NamedTuple):
+    """One variable of ours, and the names under which a state dict holds it (all of them equal)."""
+
+    names: tuple[str, ...]
+    variable: nnx.Variable
+
+
+def from_torch(model: Recognizer, state_dict: Mapping[str, np.ndarray]) -> Recognizer:
+    """Fills the model with the weights of a published state dict.
+
+    Args:
+        model: from `create_model`; changed in place, but only if everything fits.
+        state_dict: {key: array} in PyTorch's layout, with or without the prefix 'module.'. TSM's
+            `conv1.net` and both spellings of the downsampling (`downsample.0`, `downsample0`) are known.
+
+    Returns:
+        The model.
+
+    Raises:
+        UserError: listing every key that is missing, left over, of another shape than the model's, or
+            that differs from another name of the same (shared) parameter.
+    """
+    found = {canonical(k): np.asarray(v) for k, v in state_dict.items()}
+    problems, values, used = [], [], set()
+    for names, variable in entries(model):
+        used.update(names)
+        given = [n for n in names if n in found]
+        if not given:
+            problems.append(f"missing {names[0]} {_torch_shape(variable)}")
+            continue
+        value = _from_torch_layout(found[given[0]])
+        if value.shape != variable.shape:
+            problems.append(f"{given[0]}: expected {_torch_shape(variable)}, found {found[given[0]].shape}")
+            continue
+        for other in given[1:]:
+            if not np.array_equal(found[given[0]], found[other]):
+                problems.append(f"{other}: expected the same values as {given[0]}")
+        values.append((variable, value))
+    norms = {n.removesuffix("running_mean") for n in used if n.endswith("running_mean")}
+    used |= {n + "num_batches_tracked" for n in norms}
+    problems += [f"left over {key} {found[key].shape}" for key in found if key not in used]
+    if problems:
+        raise UserError(
+            f"state dict: {len(problems)} keys don't fit model {model.name!r}: " + "; ".join(problems)
+        )
+    for variable, value in values:
+        variable[...] = jnp.asarray(value, variable.dtype)
+    return model
+
+
+def canonical(key: str) -> str:
+    """One spelling for each of the spellings in which released checkpoints name a parameter."""
+    key = key.removeprefix("module.").replace(".conv1.net.", ".conv1.")
+    return re.sub(r"\.downsample\.?([01])\.", r".downsample\1.", key)
+
+
+def entries(model: Recognizer) -> Iterator[Entry]:
+    """All variables of a model with their published names, in the canonical spelling."""
+    backbone = model.backbone
+    yield from _module("base_model.conv1", backbone.conv1)
+    yield from _module("base_model.bn1", backbone.bn1)
+    shared: dict[int, list[str]] = {}
+    fusions: list[tuple[str, TemporalFusion]] = []
+    for name, block in backbone.named_blocks():
+        for i in range(1, len(block.geometry) + 1):
+            yield from _module(f"base_model.{name}.conv{i}", getattr(block, f"conv{i}"))
+            yield from _module(f"base_model.{name}.bn{i}", getattr(block, f"bn{i}"))
+        if block.downsample_conv is not None:
+            yield from _module(f"base_model.{name}.downsample0", block.downsample_conv)
+            yield from _module(f"base_model.{name}.downsample1", block.downsample_bn)
+        if block.fusion is not None:
+            net = f"base_model.{name}.policy_net."
+            fusions.append((net, block.fusion))
+            shared.setdefault(id(block.fusion.fc0), []).append(net)
+    for net, fusion in fusions:
+        yield from _module(net + "gate_bn", fusion.bn)
+        sites = shared[id(fusion.fc0)]
+        if sites[0] != net:
+            continue  # an earlier site gave the shared fc0 and fc1 already
+        size = f"{fusion.fc0.in_features}_{fusion.fc1.out_features}"
+        for fc, linear in (("fc0", fusion.fc0), ("fc1", fusion.fc1)):
+            own = [f"{site}gate_{fc}" for site in sites]
+            pool = [f"base_model.gate_{fc}s.{size}"] if backbone.share_policy else []
+            yield from _module(pool + own, linear)
+    yield from _module("new_fc", model.fc)
+
+
+def _module(names: str | list[str], module: nnx.Module) -> Iterator[Entry]:
+    """The variables of a convolution, linear layer or BatchNorm under PyTorch's names for them."""
+    names = [names] if isinstance(names, str) else names
+    if isinstance(module, BatchNorm):
+        parts = {
+            "weight": module.scale,
+            "bias": module.bias,
+            "running_mean": module.mean,
+            "running_var": module.var,
+        }
+    else:
+        parts = {"weight": module.kernel} | ({} if module.bias is None else {"bias": module.bias})
+    for part, variable in parts.items():
+        yield Entry(tuple(f"{name}.{part}" for name in names), variable)
+
+
+def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+    """(out, in, h, w) -> (h, w, in, out); (out, in) -> (in, out)."""
+    return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim >= 2 else value
+
+
+def _torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
+    shape = variable.shape
+    return (shape[-1], shape[-2], *shape[:-2]) if len(shape) >= 2 else shape
