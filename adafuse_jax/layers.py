@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 from adafuse_jax.errors import UserError
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import fusion, norm, policy
+from adafuse_jax.ops.shift import previous_frame
 
 Carry = tuple[Float[Array, "b i"], Float[Array, "b *s c"]]
 
@@ -88,10 +89,10 @@ class TemporalFusion(nnx.Module):
         self.actions = act.check(actions)
         self.in_features, self.features, self.hidden = in_features, features, hidden
         self.tau, self.group_size, self.detach_history = tau, group_size, detach_history
-        inputs, outputs = mlp_sizes(in_features, features, self.actions, group_size)
+        inputs, outputs = policy.mlp_sizes(in_features, features, self.actions, group_size)
         if share_with is None:
             init = nnx.initializers.normal(0.001)
-            bias = prior_bias(outputs, self.actions, prior, prior_strength)
+            bias = policy.prior_bias(outputs, self.actions, prior, prior_strength)
             self.fc0 = nnx.Linear(inputs, hidden, kernel_init=init, rngs=rngs)
             self.fc1 = nnx.Linear(
                 hidden, outputs, kernel_init=init, bias_init=lambda *_: jnp.asarray(bias), rngs=rngs
@@ -104,7 +105,9 @@ class TemporalFusion(nnx.Module):
             self.fc0, self.fc1 = share_with.fc0, share_with.fc1
         self.bn = BatchNorm(hidden)
 
-    def _log_policy(self, v: Float[Array, "*b i"], train: bool) -> Float[Array, "*b groups actions"]:
+    def _log_policy(
+        self, v: Float[Array, "*b i"], before: Float[Array, "*b i"], train: bool = False
+    ) -> Float[Array, "*b groups actions"]:
         mlp = policy.MLP(
             self.fc0.kernel[...],
             self.fc0.bias[...],
@@ -113,7 +116,8 @@ class TemporalFusion(nnx.Module):
             self.fc1.kernel[...],
             self.fc1.bias[...],
         )
-        logits, statistics = policy.logits(v, mlp, None if train else self.bn.running)
+        seen = policy.seen(v, before, self.actions)
+        logits, statistics = policy.logits(seen, mlp, None if train else self.bn.running)
         if train:
             self.bn.update(statistics, v.size // v.shape[-1])
         return policy.log_policy(logits, len(self.actions))
@@ -123,7 +127,7 @@ class TemporalFusion(nnx.Module):
     ) -> Float[Array, "b t groups actions"]:
         """Clamped log-probabilities of the actions, one per group of channels, before any noise."""
         v = policy.pool(x, 2)
-        return self._log_policy(policy.with_history(v) if "reuse" in self.actions else v, train)
+        return self._log_policy(v, previous_frame(v), train)
 
     def __call__(
         self,
@@ -143,10 +147,8 @@ class TemporalFusion(nnx.Module):
         Returns:
             The fused map and the one-hot policy, straight-through under a key.
         """
-        log_probs = self.log_policy(x, train)
-        keys = None if key is None else policy.frame_keys(key, x.shape[1])
-        decide = jax.vmap(policy.decide, (1, None if keys is None else 0, None), 1)
-        chosen = policy.spread(decide(log_probs, keys, self.tau), self.group_size)
+        chosen = policy.decide_clip(self.log_policy(x, train), key, self.tau)
+        chosen = policy.spread(chosen, self.group_size)
         return fusion.fuse_clip(chosen, y, self.actions, self.detach_history), chosen
 
     def initial_carry(self, x_t: Float[Array, "b *s i"], y_t: Float[Array, "b *z c"]) -> Carry:
@@ -173,10 +175,9 @@ class TemporalFusion(nnx.Module):
         """
         v_before, y_before = carry
         v = policy.pool(x_t, 1)
-        seen = jnp.concatenate([v_before, v], -1) if "reuse" in self.actions else v
-        chosen = policy.spread(policy.decide(self._log_policy(seen, False), key, self.tau), self.group_size)
-        fused = fusion.fuse(chosen, y_t, y_before, self.actions)
-        carried = jax.lax.stop_gradient(y_t) if self.detach_history else y_t
+        chosen = policy.decide(self._log_policy(v, v_before), key, self.tau)
+        chosen = policy.spread(chosen, self.group_size)
+        carried, fused = fusion.fuse_step(y_before, chosen, y_t, self.actions, self.detach_history)
         return (v, carried), (fused, chosen)
 
     def scan(
@@ -192,27 +193,3 @@ class TemporalFusion(nnx.Module):
         first = self.initial_carry(x[:, 0], y[:, 0])
         _, out = jax.lax.scan(body, first, (jnp.moveaxis(x, 1, 0), jnp.moveaxis(y, 1, 0), frames))
         return jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), out)
-
-
-def mlp_sizes(in_features: int, features: int, actions: Sequence[str], group_size: int) -> tuple[int, int]:
-    """Inputs and outputs of a policy network; raises UserError if the groups don't divide the channels."""
-    if group_size < 1 or features % group_size:
-        raise UserError(f"group_size: expected a divisor of the {features} channels, found {group_size}")
-    seen = 2 * in_features if "reuse" in actions else in_features
-    return seen, features // group_size * len(actions)
-
-
-def prior_bias(
-    outputs: int, actions: Sequence[str], prior: Sequence[float] | None, strength: float
-) -> Float[Array, " o"]:
-    """fc1's initial bias: `strength` on one action a channel, the actions dealt out by the shares `prior`."""
-    if prior is None:
-        return jnp.zeros(outputs)
-    if len(prior) != len(actions) or min(prior) < 0 or abs(sum(prior) - 1) > 1e-6:
-        raise UserError(
-            f"prior: expected one share per action {tuple(actions)}, adding up to 1, found {prior}"
-        )
-    groups = outputs // len(actions)
-    bounds = jnp.cumsum(jnp.asarray(prior))[:-1] * groups
-    chosen = jnp.searchsorted(bounds, jnp.arange(groups) + 0.5)
-    return strength * jax.nn.one_hot(chosen, len(actions)).reshape(-1)

@@ -28,18 +28,29 @@ def fuse(
     return fused
 
 
+def fuse_step(
+    before: Float[Array, "b *s c"],
+    policy: Float[Array, "b c actions"],
+    y: Float[Array, "b *s c"],
+    actions: Sequence[str] = act.ALL,
+    detach_history: bool = False,
+) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s c"]]:
+    """Eq. 3 for one frame of a scan whose carry is the raw map of the frame before."""
+    carry = jax.lax.stop_gradient(y) if detach_history else y
+    return carry, fuse(policy, y, before, actions)
+
+
 def fuse_scan(
     policy: Float[Array, "b t c actions"],
     y: Float[Array, "b t *s c"],
     actions: Sequence[str] = act.ALL,
     detach_history: bool = False,
 ) -> Float[Array, "b t *s c"]:
-    """Eq. 3 over a clip as a scan over frames whose carry is the raw map of the frame before."""
+    """Eq. 3 over a clip as a scan of `fuse_step` over its frames."""
 
     def step(before, frame):
         policy_t, y_t = frame
-        carry = jax.lax.stop_gradient(y_t) if detach_history else y_t
-        return carry, fuse(policy_t, y_t, before, actions)
+        return fuse_step(before, policy_t, y_t, actions, detach_history)
 
     frames = (jnp.moveaxis(policy, 1, 0), jnp.moveaxis(y, 1, 0))
     _, fused = jax.lax.scan(step, jnp.zeros_like(y[:, 0]), frames)

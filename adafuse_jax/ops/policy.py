@@ -1,13 +1,14 @@
 """The policy of a fusion site: pooled features -> log-probabilities -> one-hot actions (paper, section 3)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from adafuse_jax.errors import UserError
 from adafuse_jax.ops import norm
-from adafuse_jax.ops.shift import previous_frame
 
 MIN_PROBABILITY = 1e-8
 
@@ -23,15 +24,41 @@ class MLP(NamedTuple):
     bias1: Float[Array, " o"]
 
 
+def mlp_sizes(in_features: int, features: int, actions: Sequence[str], group_size: int) -> tuple[int, int]:
+    """Inputs and outputs of a policy network; raises UserError if the groups don't divide the channels."""
+    if group_size < 1 or features % group_size:
+        raise UserError(f"group_size: expected a divisor of the {features} channels, found {group_size}")
+    inputs = 2 * in_features if "reuse" in actions else in_features
+    return inputs, features // group_size * len(actions)
+
+
+def prior_bias(
+    outputs: int, actions: Sequence[str], prior: Sequence[float] | None, strength: float
+) -> Float[Array, " o"]:
+    """fc1's initial bias: `strength` on one action a channel, the actions dealt out by the shares `prior`."""
+    if prior is None:
+        return jnp.zeros(outputs)
+    if len(prior) != len(actions) or min(prior) < 0 or abs(sum(prior) - 1) > 1e-6:
+        raise UserError(
+            f"prior: expected one share per action {tuple(actions)}, adding up to 1, found {prior}"
+        )
+    groups = outputs // len(actions)
+    bounds = jnp.cumsum(jnp.asarray(prior))[:-1] * groups
+    chosen = jnp.searchsorted(bounds, jnp.arange(groups) + 0.5)
+    return strength * jax.nn.one_hot(chosen, len(actions)).reshape(-1)
+
+
 def pool(x: Float[Array, "*b c"], batch_axes: int) -> Float[Array, "..."]:
     """Global average v of a feature map: the mean over the axes between the batch axes and the last."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x.mean(tuple(range(batch_axes, x.ndim - 1)))
 
 
-def with_history(v: Float[Array, "b t c"]) -> Float[Array, "b t 2*c"]:
-    """cat[v_{t-1}, v_t], the frame before first; v_{-1} = 0."""
-    return jnp.concatenate([previous_frame(v), v], -1)
+def seen(
+    v: Float[Array, "*b i"], before: Float[Array, "*b i"], actions: Sequence[str]
+) -> Float[Array, "*b inputs"]:
+    """What the policy network sees: cat[v_{t-1}, v_t], the frame before first; v_t alone without reuse."""
+    return jnp.concatenate([before, v], -1) if "reuse" in actions else v
 
 
 def logits(
@@ -62,6 +89,14 @@ def decide(
     if key is None:
         return argmax(log_probs)
     return straight_through(log_probs, jax.random.gumbel(key, log_probs.shape, log_probs.dtype), tau)
+
+
+def decide_clip(
+    log_probs: Float[Array, "b t channels actions"], key: Key[Array, ""] | None, tau: float
+) -> Float[Array, "b t channels actions"]:
+    """`decide` for each frame of a clip, frame t with the key `fold_in(key, t)`."""
+    keys = None if key is None else frame_keys(key, log_probs.shape[1])
+    return jax.vmap(decide, (1, None if key is None else 0, None), 1)(log_probs, keys, tau)
 
 
 def argmax(log_probs: Float[Array, "*b channels actions"]) -> Float[Array, "*b channels actions"]:
