@@ -53,14 +53,20 @@ def count(
     """
     hw = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     frame = model.count(hw)
-    if list(policies) != list(frame.sites):
+    if set(policies) != set(frame.sites):
         raise UserError(
             f"policies: expected the sites {list(frame.sites)} of {model.name!r}, found {list(policies)}"
         )
     saved_before = saved_after = jnp.zeros(1)
-    for name, policy in policies.items():
+    for name, site in frame.sites.items():
+        policy, channels = policies[name], sum(channels for channels, _ in site.before)
+        if policy.ndim != 4 or policy.shape[2:] != (channels, len(model.actions)):
+            raise UserError(
+                f"policies: expected (B, T, {channels}, {len(model.actions)}) at {name} of {model.name!r}, "
+                f"found {policy.shape}"
+            )
         num_frames = policy.shape[1]
-        before, after = costs.savings(policy, frame.sites[name], model.actions, published)
+        before, after = costs.savings(policy, site, model.actions, published)
         saved_before, saved_after = saved_before + before, saved_after + after
     upper = float(frame.dense) - saved_after
     return Cost(

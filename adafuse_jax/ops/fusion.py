@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from adafuse_jax.errors import UserError
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops.shift import previous_frame
 
@@ -19,7 +20,14 @@ def fuse(
     """Eq. 3 for frames y and the raw (unfused) frames before them, channels last.
 
     The axes of `policy` before the channels are the leading axes of `y`.
+
+    Raises:
+        UserError: unless there is one decision for each frame and channel of `y`.
     """
+    if policy.shape[:-1] != y.shape[: policy.ndim - 2] + y.shape[-1:]:
+        raise UserError(
+            f"policy: expected one decision for each frame and channel of y {y.shape}, found {policy.shape}"
+        )
     spatial = y.ndim - (policy.ndim - 1)
     gate = jnp.expand_dims(policy.astype(y.dtype), tuple(range(policy.ndim - 2, policy.ndim - 2 + spatial)))
     fused = gate[..., act.index(actions, "keep")] * y
