@@ -36,11 +36,14 @@ def from_torch(model: Recognizer, state_dict: Mapping[str, np.ndarray]) -> Recog
         The model.
 
     Raises:
-        UserError: listing every key that is missing, left over, of another shape than the model's, or
-            that differs from another name of the same (shared) parameter.
+        UserError: listing every key that is missing, left over, given in two spellings, of another shape
+            than the model's, or that differs from another name of the same (shared) parameter.
     """
-    found = {canonical(k): np.asarray(v) for k, v in state_dict.items()}
-    problems, values, used = [], [], set()
+    found, problems, values, used = {}, [], [], set()
+    for key, value in state_dict.items():
+        if canonical(key) in found:
+            problems.append(f"{key}: expected one spelling of {canonical(key)}, found two")
+        found[canonical(key)] = np.asarray(value)
     for names, variable in entries(model):
         used.update(names)
         given = [n for n in names if n in found]
