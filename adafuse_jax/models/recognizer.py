@@ -59,7 +59,8 @@ class Recognizer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.name = name
-        self._options = tuple(options.items())  # hashable, as jit wants what isn't an array
+        # Hashable, as jit wants what isn't an array.
+        self._options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
         self.num_classes, self.dropout, self.actions = num_classes, dropout, actions
         self.backbone = backbone
         self.fc = nnx.Linear(
@@ -81,10 +82,12 @@ class Recognizer(nnx.Module):
             train: batch statistics (running ones are updated) and dropout; needs a key.
 
         Raises:
-            UserError: for a clip of another shape, or training without a key.
+            UserError: for a clip of another shape or of integers, or training without a key.
         """
         if clip.ndim != 5 or clip.shape[-1] != 3 or 0 in clip.shape:
             raise UserError(f"clip: expected (B, T, H, W, 3), none of them 0, found {clip.shape}")
+        if not jnp.issubdtype(clip.dtype, jnp.floating):
+            raise UserError(f"clip: expected normalised floats, found {clip.dtype}")
         if train and key is None:
             raise UserError("train=True: expected a key for dropout and sampling, found None")
         policy_key, dropout_key = (None, None) if key is None else jax.random.split(key)
