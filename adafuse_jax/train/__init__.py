@@ -1,0 +1,1 @@
+"""Training: losses, metrics, optimiser, the compiled step, the loop, checkpoints and logs."""
