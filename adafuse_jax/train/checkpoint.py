@@ -1,0 +1,237 @@
+"""Checkpoints of a run: the latest and the best, written by Orbax in the background, each whole or absent."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+import tensorstore
+from orbax.checkpoint import checkpoint_managers
+
+from adafuse_jax.errors import UserError
+
+FOLDER = "checkpoints"  # inside a run's workdir; holds a folder a step
+
+Which = Literal["best", "latest"]
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back.
+
+    Attributes:
+        step: steps done.
+        state: pytree of arrays.
+        meta: what was saved with it (`Checkpoints.save`).
+        data: position in the data.
+    """
+
+    step: int
+    state: Any
+    meta: dict[str, Any]
+    data: Any
+
+
+class Checkpoints:
+    """The checkpoints in a folder: the latest, and the best by top-1; older ones are deleted.
+
+    Of equal top-1 the later counts as best; a checkpoint without top-1 counts as worse than any with one.
+    A checkpoint is written in the background to a temporary folder that is renamed when complete.
+
+    Args:
+        directory: the folder of the checkpoints, made where missing; to read, also the workdir around it.
+        write: False to read only: nothing is made or cleaned up, another process may be writing.
+
+    Raises:
+        UserError: to read, where there is no checkpoint; where one there can't be read.
+    """
+
+    def __init__(self, directory: str | os.PathLike, write: bool = True):
+        self.directory = (pathlib.Path(directory) if write else find(directory)).absolute()
+        best = checkpoint_managers.BestN(get_metric_fn=_top1, n=1)
+        options = ocp.CheckpointManagerOptions(
+            create=write,
+            cleanup_tmp_directories=write,
+            best_fn=_top1,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(1), best]
+            ),
+        )
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+            "data": ocp.JsonCheckpointHandler(),
+        }
+        with _readable(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+
+    def save(
+        self, step: int, state: Any, meta: Mapping[str, Any], data_position: Any, metric: float | None = None
+    ) -> None:
+        """Begins to write a checkpoint; the arrays may be donated once this returns.
+
+        Args:
+            step: steps done; more than those of any checkpoint there.
+            state: pytree of arrays.
+            meta: what JSON can hold: the config, the name of the model (as "model"), metrics, version.
+            data_position: where the data goes on; anything JSON can hold.
+            metric: top-1, where this state was evaluated.
+        """
+        # Checked here, as the background writer would fail out of sight.
+        meta, data = json.loads(json.dumps(dict(meta))), json.loads(json.dumps({"position": data_position}))
+        saved = self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
+            ),
+            metrics={"top1": metric},
+        )
+        if not saved:
+            latest = self._manager.latest_step()
+            raise ValueError(f"checkpoint: expected a step after {latest} of {self.directory}, found {step}")
+
+    def restore_latest(self, abstract_state: Any, model: str | None = None) -> Restored | None:
+        """The checkpoint of the most steps, or None where there is none; see `restore_best`."""
+        return self._restore("latest", abstract_state, model)
+
+    def restore_best(self, abstract_state: Any, model: str | None = None) -> Restored | None:
+        """The checkpoint of the highest top-1, or None where there is none.
+
+        Args:
+            abstract_state: pytree like the one saved, of arrays or `jax.ShapeDtypeStruct`s; each array
+                comes back with its sharding (on the first device where it has none).
+            model: expected name of the model; not checked where None.
+
+        Raises:
+            UserError: for a checkpoint of another model (its name, or the first array that differs), or
+                one that can't be read.
+        """
+        return self._restore("best", abstract_state, model)
+
+    def read_meta(self, which: Which = "best") -> dict[str, Any] | None:
+        """What was saved as `meta`, or None where there is no checkpoint."""
+        step = self._step(which)
+        return None if step is None else self._json(step, "meta")
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _step(self, which: Which) -> int | None:
+        self._manager.wait_until_finished()
+        return self._manager.best_step() if which == "best" else self._manager.latest_step()
+
+    def _json(self, step: int, item: str) -> dict[str, Any]:
+        with _readable(self.directory / str(step)):
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[
+                item
+            ]
+
+    def _restore(self, which: Which, abstract_state: Any, model: str | None) -> Restored | None:
+        step = self._step(which)
+        if step is None:
+            return None
+        path = self.directory / str(step)
+        meta = self._json(step, "meta")
+        if model is not None and meta.get("model") != model:
+            raise UserError(f"checkpoint {path}: expected model {model!r}, found {meta.get('model')!r}")
+        abstract_state = jax.tree.map(_abstract, abstract_state)
+        with _readable(path):
+            _check_storage(path / "state")
+            saved = self._manager.item_metadata(step)["state"].tree
+        _check_same_arrays(path, abstract_state, saved)
+        with _readable(path):
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            state = self._manager.restore(step, args=args)["state"]
+        return Restored(step, state, meta, self._json(step, "data")["position"])
+
+
+def find(directory: str | os.PathLike) -> pathlib.Path:
+    """The folder of checkpoints that a user means by it or by the workdir around it.
+
+    Raises:
+        UserError: where neither holds a checkpoint.
+    """
+    directory = pathlib.Path(directory)
+    for folder in (directory / FOLDER, directory):
+        if folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir()):
+            return folder
+    found = "no checkpoint in it" if directory.is_dir() else "no such folder"
+    raise UserError(f"checkpoint {directory}: expected a run's workdir or its {FOLDER} folder, found {found}")
+
+
+def read_meta(directory: str | os.PathLike, which: Which = "best") -> dict[str, Any]:
+    """What was saved as `meta` in the best or latest checkpoint of a run, without knowing its model.
+
+    Raises:
+        UserError: where there is no checkpoint, or one that can't be read.
+    """
+    with Checkpoints(directory, write=False) as checkpoints:
+        return checkpoints.read_meta(which)
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    """What Orbax and its storage raise for a damaged checkpoint, as one line to the user."""
+    try:
+        yield
+    except (RuntimeError, MemoryError):  # the device's trouble, not the file's
+        raise
+    except Exception as error:  # Orbax raises bare Exceptions
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"checkpoint {path}: expected a complete checkpoint, found one that can't be read"
+            f" ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _check_storage(state: pathlib.Path) -> None:
+    # Reads all bytes once. Orbax notices the same damage, but reads all arrays at once and lets each
+    # failure print its own traceback from a thread.
+    if not (state / "manifest.ocdbt").exists() or not (state / "_METADATA").exists():
+        raise FileNotFoundError(f"{state} lacks manifest.ocdbt or _METADATA")
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{state.as_uri()}/"}).result()
+    for key in store.list().result():
+        store.read(key).result()
+
+
+def _top1(metrics: Mapping[str, Any]) -> float:
+    top1 = metrics["top1"]
+    return -math.inf if top1 is None or math.isnan(top1) else top1
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _describe(leaf: Any) -> str:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # Orbax saves a key as its data
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def _check_same_arrays(path: pathlib.Path, expected: Any, found: Any) -> None:
+    def arrays(tree):
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {
+            jax.tree_util.keystr(key, simple=True, separator="."): _describe(leaf) for key, leaf in leaves
+        }
+
+    expected, found = arrays(expected), arrays(found)
+    for key in sorted(expected | found):
+        if expected.get(key) != found.get(key):
+            raise UserError(
+                f"checkpoint {path} is of another model: {key}: expected"
+                f" {expected.get(key, 'no such array')}, found {found.get(key, 'no such array')}"
+            )
