@@ -156,7 +156,7 @@ def steps_per_epoch(config: Config, batch_size: int) -> int:
         batch_size: clips in a step, over all shards.
 
     Raises:
-        UserError: when a batch is larger than the training set, or the list can't be used.
+        UserError: as `make_train`.
     """
     num_clips = len(make_source(config, "train"))
     _check_batch(batch_size, num_clips)
@@ -176,8 +176,7 @@ def make_train(
         shard_count: number of shards, each read by its own process.
 
     Raises:
-        UserError: when a batch is larger than the training set, the list can't be used, or the seed is
-            negative or too large.
+        UserError: for a batch larger than the training set, a list that can't be used, or a wrong seed.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed: expected 0 or more and less than 2**32, found {seed}")
@@ -200,17 +199,16 @@ def make_eval(config: Config, *, batch_size: int, shard_index: int = 0, shard_co
     Args:
         config: of the run.
         batch_size: rows in a batch of this shard.
-        shard_index: which shard this is, of every shard_count-th clip.
-        shard_count: number of shards, each read by its own process.
+        shard_index: see `make_train`.
+        shard_count: see `make_train`.
 
     Raises:
         UserError: when the list can't be used.
     """
     source = make_source(config, "val")
-    num_batches = -(-len(source) // (batch_size * shard_count))
-    padded = np.full(num_batches * batch_size * shard_count, _PADDING)
-    padded[: len(source)] = np.arange(len(source))
-    indices = padded[shard_index::shard_count]
+    indices = np.arange(len(source))
+    indices = np.pad(indices, (0, -len(indices) % (batch_size * shard_count)), constant_values=_PADDING)
+    indices = indices[shard_index::shard_count]
 
     def record(index: np.ndarray) -> Batch:
         return _record(config.data, source, int(index), None)

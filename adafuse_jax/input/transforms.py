@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import PIL.Image
 from jaxtyping import UInt8
-from PIL import Image
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.input.sampling import Draw
@@ -90,7 +90,7 @@ def center_crop(frames: Frames, resize: int, size: int) -> Square:
     """Resizes the short side to `resize` pixels and cuts the central square of `size` pixels.
 
     The long side becomes int(resize * long / short), the cut starts at round((side - size) / 2), both as
-    torchvision does. Only the pixels inside the cut are computed.
+    torchvision does.
 
     Raises:
         UserError: when `size` exceeds `resize`.
@@ -99,16 +99,14 @@ def center_crop(frames: Frames, resize: int, size: int) -> Square:
         raise UserError(f"centre crop: expected a size of at most the resized side {resize}, found {size}")
     height, width = frames[0].shape[:2]
     short = min(width, height)
-    box = []
-    for side in (width, height):
-        resized = resize if side == short else int(resize * side / short)
-        start, pixel = round((resized - size) / 2), side / resized
-        box.append((start * pixel, (start + size) * pixel))
-    (left, right), (top, bottom) = box
+    width, height = (resize if side == short else int(resize * side / short) for side in (width, height))
+    x, y = round((width - size) / 2), round((height - size) / 2)
 
     def cut(frame: np.ndarray) -> np.ndarray:
-        image = Image.fromarray(np.ascontiguousarray(frame))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom)))
+        image = PIL.Image.fromarray(np.ascontiguousarray(frame))
+        # Pillow could compute the cut alone (`box`), but then rounds otherwise than the published two steps.
+        resized = np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR))
+        return resized[y : y + size, x : x + size]
 
     return np.stack([cut(frame) for frame in frames])
 
