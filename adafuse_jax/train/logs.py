@@ -128,13 +128,11 @@ class _Lines:
 
     def __init__(self, file: TextIO):
         self._file = file
-        self._last = ""
 
     def write(self, text: str) -> None:
         text = text.strip()
-        if text and text != self._last:
+        if text:
             self._file.write(text + "\n")
-            self._last = text
 
     def flush(self) -> None:
         self._file.flush()
