@@ -8,6 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
+from ml_collections import config_dict
+
 from adafuse_jax.errors import UserError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -87,9 +90,27 @@ class Train:
     eval_batch_size: int = 64
     eval_every_epochs: float = 1.0
     log_every_steps: int = 20
+    eval_sampled: bool = False  # Gumbel noise at evaluation too, as published; else the likeliest actions
     checkpoint_every_steps: int = 0  # besides the checkpoint after each evaluation; 0: none
     seed: int = 0
     precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
+
+
+# Keywords of `create_model`, for the command line; None leaves the model's own default.
+_MODEL_OPTIONS = {
+    "dropout": float,
+    "shift": str,
+    "stride_in_1x1": bool,
+    "actions": tuple,
+    "tau": float,
+    "hidden": int,
+    "group_size": int,
+    "share_policy": bool,
+    "fusion_stages": tuple,
+    "detach_history": bool,
+    "prior": tuple,
+    "prior_strength": float,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +141,8 @@ class Config:
                 options = dict(fields.pop("options", {})) | {
                     k: fields.pop(k) for k in list(fields) if k != "name"
                 }
-                filled[name] = Model(**fields, options={k: _plain(v) for k, v in options.items()})
+                options = {k: _plain(v) for k, v in options.items() if v is not None}
+                filled[name] = Model(**fields, options=options)
             else:
                 filled[name] = _section(name, type(sections[name]), fields)
         config = cls(**filled)
@@ -130,6 +152,15 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as `from_dict` takes them; JSON can hold them."""
         return dataclasses.asdict(self)
+
+
+def base() -> ml_collections.ConfigDict:
+    """All fields with their defaults: what every file in configs/ starts from."""
+    config = ml_collections.ConfigDict(Config().to_dict())
+    config.model = {"name": Config().model.name} | {
+        name: config_dict.placeholder(kind) for name, kind in _MODEL_OPTIONS.items()
+    }
+    return config
 
 
 _CHOICES = {

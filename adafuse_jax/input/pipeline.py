@@ -6,17 +6,19 @@ be read (its pixels are 0). Each record is one clip, so the position in the data
 any number of threads; what a record holds depends on (seed, position) alone.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Protocol
 
 import grain
 import numpy as np
-from absl import logging
 
 from adafuse_jax.config import Config, Data
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import decode, manifest, sampling, transforms
-from adafuse_jax.input.moving_shapes import MovingShapes
+from adafuse_jax.input.moving_shapes import CLASSES, MovingShapes
+
+_log = logging.getLogger(__name__)
 
 _SHAPES_SEED = 0  # moving_shapes is one data set, whatever the run's seed: the split tells its clips apart
 _PADDING = -1  # index of a row that fills the last batch
@@ -131,7 +133,7 @@ class Batches(Iterator[Batch]):
         if index in self.bad:
             return
         self.bad[index] = reason
-        logging.warning("left out a clip that can't be read: %s", reason)
+        _log.warning("left out a clip that can't be read: %s", reason)
         if len(self.bad) > self._max_bad_share * self.num_clips:
             raise UserError(
                 f"{len(self.bad)} of {self.num_clips} clips can't be read, more than the share "
@@ -146,6 +148,21 @@ def make_source(config: Config, split: str) -> Source:
         UserError: for a list that can't be used, or an argument that moving_shapes refuses.
     """
     return (Shapes if config.data.name == "moving_shapes" else VideoList)(config.data, split)
+
+
+def class_names(data: Data) -> list[str]:
+    """Names of the classes in label order.
+
+    Raises:
+        UserError: where `data.num_classes` isn't their number.
+    """
+    if data.name != "moving_shapes":
+        return manifest.read_class_names(data.class_names, data.num_classes)
+    if data.num_classes != len(CLASSES):
+        raise UserError(
+            f"config.data.num_classes: moving_shapes has {len(CLASSES)}, found {data.num_classes}"
+        )
+    return list(CLASSES)
 
 
 def steps_per_epoch(config: Config, batch_size: int) -> int:

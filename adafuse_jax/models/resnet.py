@@ -35,7 +35,7 @@ def conv(in_features: int, features: int, kernel: int, stride: int, dtype, rngs:
         features,
         (kernel, kernel),
         stride,
-        padding=[(kernel // 2, kernel // 2)] * 2,
+        padding=((kernel // 2, kernel // 2),) * 2,
         use_bias=False,
         kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
         dtype=dtype,

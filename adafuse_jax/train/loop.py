@@ -1,0 +1,119 @@
+"""Training from a config: steps, evaluations, checkpoints, logs; goes on where an earlier run stopped."""
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from adafuse_jax.config import Config
+from adafuse_jax.errors import UserError
+from adafuse_jax.input import pipeline
+from adafuse_jax.train import mesh
+from adafuse_jax.train import state as states
+from adafuse_jax.train.checkpoint import FOLDER, Checkpoints
+from adafuse_jax.train.logs import Logs, Progress
+from adafuse_jax.train.metrics import Metrics
+from adafuse_jax.train.optim import make_optimizer, schedule
+from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta
+from adafuse_jax.train.step import make_train_step
+
+_log = logging.getLogger(__name__)
+
+
+def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> dict[str, Any]:
+    """Trains a config to its end, or goes on with the run in `workdir`.
+
+    Args:
+        config: of the run.
+        workdir: folder for all that the run writes: config.json, metrics.jsonl, events/, checkpoints/.
+        devices: to train on; None: all.
+
+    Returns:
+        The last evaluation (see `Evaluator`), and `step`.
+
+    Raises:
+        UserError: for a config that can't be run, a workdir of another run, unreadable clips beyond the
+            set share, or a loss that isn't finite.
+    """
+    parts = build(config, devices)
+    per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
+    total = max(1, round(config.train.epochs * per_epoch))
+    data = pipeline.make_train(config, batch_size=config.train.batch_size, seed=config.train.seed)
+    names = pipeline.class_names(config.data)
+    claim(workdir, config)
+    optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
+    rate = schedule(config.optimizer, per_epoch, total)
+    state = jax.device_put(
+        states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
+    )
+    with Checkpoints(workdir / FOLDER) as checkpoints:
+        restored = checkpoints.restore_latest(state, config.model.name)
+        if restored:
+            state = restored.state
+            data.set_state(restored.data)
+            _log.info("going on from step %d of %d in %s", restored.step, total, workdir)
+            if restored.step >= total and restored.meta["metrics"]:
+                _log.info("this run was finished before; nothing is left to train")
+                return restored.meta["metrics"]
+        with Logs(workdir, restored.step if restored else None) as logs:
+            runner = _Runner(config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs)
+            return runner.run(state)
+
+
+class _Runner:
+    """The loop itself, over what `train` has set up."""
+
+    def __init__(
+        self, config: Config, parts: Parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs
+    ):
+        self.config, self.parts, self.names, self.total = config, parts, names, total
+        self.rate, self.data, self.checkpoints, self.logs = rate, data, checkpoints, logs
+        self.step = make_train_step(parts.graph, config, optimizer, total, parts.devices)
+        self.evaluator = Evaluator(config, parts)
+        self.eval_every = max(1, round(config.train.eval_every_epochs * per_epoch))
+
+    def run(self, state: states.State) -> dict[str, Any]:
+        settings, done = self.config.train, int(state.step)
+        key = jax.random.key(settings.seed)
+        result, pending = None, []
+        with Progress("train", self.total, settings.batch_size, done) as bar:
+            for i in range(done + 1, self.total + 1):
+                state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
+                pending.append(metrics)
+                evaluates = i % self.eval_every == 0 or i == self.total
+                if i % settings.log_every_steps == 0 or evaluates:
+                    self._log(i, pending, bar)
+                    pending = []
+                if evaluates:
+                    result = self._evaluate(i, state)
+                elif settings.checkpoint_every_steps and i % settings.checkpoint_every_steps == 0:
+                    self._save(i, state, None)
+        return result
+
+    def _log(self, step: int, pending: list[Metrics], bar: Progress) -> None:
+        total, *rest = jax.device_get(pending)
+        for metrics in rest:
+            total = total.merge(metrics)
+        figures = total.compute()
+        if not math.isfinite(figures["loss"]):
+            raise UserError(
+                f"step {step}: expected a finite loss, found {figures['loss']}; a lower "
+                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) may help"
+            )
+        self.logs.write(step, "train", {**figures, "learning_rate": float(self.rate(step - 1))})
+        bar.update(figures["loss"], figures["top1"], figures["gmacs_per_clip"], steps=len(pending))
+
+    def _evaluate(self, step: int, state: states.State) -> dict[str, Any]:
+        result = {"step": step, **self.evaluator(state.params, state.stats)}
+        self.logs.write(step, "val", {k: v for k, v in result.items() if k != "step"})
+        self._save(step, state, result)
+        return result
+
+    def _save(self, step: int, state: states.State, result: dict[str, Any] | None) -> None:
+        # Before the efficiency weight is full a net is dearer than it will be, and may score higher: it
+        # would stay the best for good.
+        comparable = step >= self.config.loss.flops_warmup[1] * self.total
+        top1 = result["top1"] if result and comparable else None
+        self.checkpoints.save(step, state, meta(self.config, self.names, result), self.data.get_state(), top1)

@@ -1,0 +1,193 @@
+"""What training and evaluation of a config share: the model, the devices, the data and the optimiser."""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+import adafuse_jax
+from adafuse_jax.config import Config
+from adafuse_jax.errors import UserError
+from adafuse_jax.input import pipeline
+from adafuse_jax.models.recognizer import Recognizer
+from adafuse_jax.models.zoo import create_model
+from adafuse_jax.train import evaluate, mesh
+from adafuse_jax.train import state as states
+from adafuse_jax.train.checkpoint import Checkpoints
+from adafuse_jax.train.optim import make_optimizer
+from adafuse_jax.train.step import make_eval_step
+
+CONFIG_FILE = "config.json"
+# What may differ when a run goes on: it changes neither the numbers nor the order of the data.
+_FREE = {("data", "threads"), ("train", "log_every_steps"), ("train", "checkpoint_every_steps")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A model taken apart, and where it runs."""
+
+    model: Recognizer
+    graph: nnx.GraphDef
+    params: states.Tree
+    stats: states.Tree
+    devices: Mesh
+
+
+def build(config: Config, devices: list[jax.Device] | None = None) -> Parts:
+    """The model of a config with its initial weights, on all devices.
+
+    Raises:
+        UserError: for an unknown model, a bad option, or a batch that the devices can't share evenly.
+    """
+    grid = mesh.make(devices)
+    mesh.check_batch("config.train.batch_size", config.train.batch_size, grid)
+    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, grid)
+    model = make_model(config)
+    graph, params, stats = states.take_apart(model)
+    return Parts(model, graph, params, stats, grid)
+
+
+def make_model(config: Config) -> Recognizer:
+    """The config's model with the weights of its seed."""
+    options = dict(config.model.options)
+    if config.train.precision != "float32":
+        options.setdefault("dtype", config.train.precision)
+    return create_model(
+        config.model.name, num_classes=config.data.num_classes, seed=config.train.seed, **options
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A checkpoint that is ready to use.
+
+    Attributes:
+        config: of the run that wrote it.
+        class_names: in label order.
+        step: steps done.
+        path: of the checkpoint.
+        parts: of the model, with the trained weights.
+    """
+
+    config: Config
+    class_names: list[str]
+    step: int
+    path: Path
+    parts: Parts
+
+
+def load(directory: Path, which: str = "best", config: Config | None = None) -> Trained:
+    """Reads a run's checkpoint.
+
+    Args:
+        directory: the run's workdir or the checkpoints folder in it.
+        which: "best" or "latest".
+        config: to use the weights with; None: the one that the checkpoint brings.
+
+    Raises:
+        UserError: where there is no checkpoint, one that can't be read, or one of another model than
+            the config's.
+    """
+    with Checkpoints(directory, write=False) as checkpoints:
+        found = checkpoints.read_meta(which)
+        config = config or Config.from_dict(found["config"])
+        grid = mesh.make()
+        model = make_model(config)
+        graph, params, stats = states.take_apart(model)
+        # The lengths of the schedule don't matter to the shape of the optimiser's state.
+        optimizer = make_optimizer(config.optimizer, params, 1, sys.maxsize)
+        like = jax.eval_shape(lambda: states.initial(params, stats, optimizer))
+        like = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.replicated(grid)), like
+        )
+        restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
+        restored = restore(like, config.model.name)
+    state = restored.state
+    return Trained(
+        config,
+        found["class_names"],
+        restored.step,
+        checkpoints.directory / str(restored.step),
+        Parts(model, graph, state.params, state.stats, grid),
+    )
+
+
+class Evaluator:
+    """Evaluates parameters on the validation clips of a config; compiled once.
+
+    Args:
+        config: of the run.
+        parts: of its model.
+    """
+
+    def __init__(self, config: Config, parts: Parts):
+        self._config, self._parts = config, parts
+        self._step = make_eval_step(parts.graph, config, parts.devices)
+
+    def __call__(self, params: states.Tree, stats: states.Tree) -> evaluate.Result:
+        """`evaluate.evaluate`, and `unreadable`: clips that couldn't be read (they count nowhere)."""
+        config = self._config
+        batches = pipeline.make_eval(config, batch_size=config.train.eval_batch_size)
+        key = jax.random.key(config.train.seed) if config.train.eval_sampled else None
+        result = evaluate.evaluate(self._step, params, stats, batches, self._parts.devices, key)
+        frame = self._parts.model.count((config.data.image_size,) * 2)
+        dense = frame.dense * config.data.num_frames / 1e9
+        return {**result, "dense_gmacs_per_clip": dense, "unreadable": len(batches.bad)}
+
+
+def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") -> evaluate.Result:
+    """Evaluates a run's checkpoint on the validation clips of `config`; see `load` and `Evaluator`."""
+    trained = load(directory, which, config)
+    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, trained.parts.devices)
+    result = Evaluator(config, trained.parts)(trained.parts.params, trained.parts.stats)
+    return {"step": trained.step, **result}
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Writes the config to the workdir, or checks that the run there has the same one.
+
+    Raises:
+        UserError: naming the first setting that differs from the run that the workdir holds.
+    """
+    path = workdir / CONFIG_FILE
+    # Through JSON, so that tuples compare as the lists they are read back as.
+    wanted = json.loads(json.dumps(config.to_dict()))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{path}: expected the JSON of a config, found something else") from None
+        for section, name, ours, theirs in _differences(wanted, found):
+            raise UserError(
+                f"workdir {workdir} holds a run with config.{section}.{name}={theirs!r}, this one has "
+                f"{ours!r}: give another --workdir, or the same settings to go on with it"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, path)
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]):
+    for section, fields in wanted.items():
+        theirs = found.get(section, {})
+        for name in sorted(fields.keys() | theirs.keys()):
+            if (section, name) not in _FREE and fields.get(name) != theirs.get(name):
+                yield section, name, fields.get(name), theirs.get(name)
+
+
+def meta(config: Config, class_names: list[str], metrics: dict[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint carries beside its arrays, so that it can be used without its config file."""
+    return {
+        "model": config.model.name,
+        "config": config.to_dict(),
+        "class_names": class_names,
+        "metrics": metrics,
+        "version": adafuse_jax.__version__,
+    }

@@ -1,0 +1,92 @@
+"""One step of training and one of evaluation, as pure functions compiled for a mesh."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from adafuse_jax import flops
+from adafuse_jax.config import Config, Data
+from adafuse_jax.models.recognizer import Output, Recognizer
+from adafuse_jax.train import losses, mesh
+from adafuse_jax.train.metrics import Metrics
+from adafuse_jax.train.state import State, Tree, put_together, running_statistics
+
+Batch = dict[str, jax.Array]
+
+
+def normalize(clip: UInt8[Array, "b t h w 3"], data: Data) -> Float[Array, "b t h w 3"]:
+    """(clip / 255 - mean) / std per colour, on the device."""
+    return (clip / 255.0 - jnp.asarray(data.mean)) / jnp.asarray(data.std)
+
+
+def cost_of(model: Recognizer, out: Output, config: Config) -> flops.Cost:
+    """The cost of the output's clips at the config's image size."""
+    data = config.data
+    return flops.count(model, out.policies, image_size=data.image_size, num_frames=data.num_frames)
+
+
+def measure(model: Recognizer, out: Output, cost: flops.Cost, batch: Batch) -> Metrics:
+    """The metrics of a batch."""
+    macs = jnp.broadcast_to(cost.actual, batch["label"].shape)
+    return Metrics.of(out.logits, batch["label"], batch["weight"], macs, out.policies, model.actions)
+
+
+def make_train_step(
+    graph: nnx.GraphDef,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    total_steps: int,
+    devices: Mesh,
+) -> Callable[[State, Batch, jax.Array], tuple[State, Metrics]]:
+    """The compiled step (state, batch, key of the run) -> (state, metrics); the state is donated.
+
+    Its randomness is `fold_in(key, step)`, whatever the number of devices. BatchNorm's statistics are
+    those of the whole batch, over all devices.
+    """
+
+    def loss_of(params: Tree, stats: Tree, batch: Batch, key: jax.Array, step: jax.Array):
+        model = put_together(graph, params, stats)
+        out = model(normalize(batch["clip"], config.data), key, train=True)
+        cost = cost_of(model, out, config)
+        macs = cost.actual if config.loss.flops_loss == "real" else cost.upper
+        gmacs_per_frame = jnp.broadcast_to(macs, batch["label"].shape) / (1e9 * config.data.num_frames)
+        weight = losses.flops_weight_at(step, total_steps, config.loss.flops_weight, config.loss.flops_warmup)
+        loss = losses.cross_entropy(
+            out.logits, batch["label"], batch["weight"], config.loss.label_smoothing
+        ) + losses.efficiency(gmacs_per_frame, weight, batch["weight"])
+        return loss, (running_statistics(model), measure(model, out, cost, batch))
+
+    def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        grads, (stats, metrics) = jax.grad(loss_of, has_aux=True)(
+            state.params, state.stats, batch, key, state.step
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(state.step + 1, params, stats, opt_state), metrics
+
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(mesh.replicated(devices), mesh.by_clip(devices), mesh.replicated(devices)),
+        out_shardings=mesh.replicated(devices),
+    )
+
+
+def make_eval_step(
+    graph: nnx.GraphDef, config: Config, devices: Mesh
+) -> Callable[[Tree, Tree, Batch, jax.Array | None], tuple[Metrics, Array]]:
+    """The compiled (params, stats, batch, key) -> (metrics, logits); without a key the likeliest actions."""
+
+    def step(params: Tree, stats: Tree, batch: Batch, key: jax.Array | None):
+        model = put_together(graph, params, stats)
+        out = model(normalize(batch["clip"], config.data), key)
+        return measure(model, out, cost_of(model, out, config), batch), out.logits
+
+    shared = mesh.replicated(devices)
+    return jax.jit(step, in_shardings=(shared, shared, mesh.by_clip(devices), shared), out_shardings=shared)

@@ -1,0 +1,74 @@
+"""Trains or evaluates a config.
+
+python main.py --config=configs/moving_shapes.py
+python main.py --config=configs/moving_shapes.py --mode=eval
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from adafuse_jax.cli import guarded
+from adafuse_jax.config import Config, base
+from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.report import policies, summary
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file of configs/; fields as --config.train.seed=1."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "All that the run writes; default runs/NAME OF THE CONFIG.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "Train (and evaluate), or evaluate a checkpoint."
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: the workdir of a run; default: --workdir.")
+WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "eval: which checkpoint of it.")
+
+
+def run(config: Config) -> None:
+    """Does what the flags say."""
+    from adafuse_jax.train import loop
+    from adafuse_jax.train import run as runs
+
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(WORKDIR.value or Path("runs") / name)
+    if MODE.value == "train":
+        result = loop.train(config, workdir)
+    else:
+        result = runs.evaluate_checkpoint(config, Path(CHECKPOINT.value or workdir), WHICH.value)
+    print(summary.evaluation(result))
+    if MODE.value == "train":
+        if result["sites"]:
+            policies.draw(result["sites"], workdir / "policies.png", f"{config.model.name} on {name}")
+        print(f"written  {workdir}: checkpoints/  events/ (TensorBoard)  metrics.jsonl  policies.png")
+
+
+def read_flags(argv: list[str]) -> dict:
+    """The config's values; a file, field or value that can't be is a user's mistake like any other."""
+    app.define_help_flags()
+    try:
+        rest = flags.FLAGS(argv)[1:]
+        values = None if CONFIG.value is None else CONFIG.value.to_dict()
+    except (AttributeError, KeyError) as error:
+        raise unknown_field(argv, error) from error
+    except (TypeError, ValueError, SyntaxError, OSError, flags.Error) as error:
+        raise UserError(f"command line: {' '.join(str(error).split())}") from error
+    if rest or values is None:
+        found = " ".join(argv[1:]) or "nothing"
+        raise UserError(f"command line: expected --config=FILE and flags with '=', found {found}")
+    return values
+
+
+def unknown_field(argv: list[str], error: Exception) -> UserError:
+    """The error for a `--config.` flag that no config has; ml_collections names only its last part."""
+    known = [f"{section}.{field}" for section, fields in base().items() for field in fields]
+    given = [a.lstrip("-").split("=")[0].removeprefix("config.") for a in argv if "-config." in a]
+    for name in given:
+        if name not in known:
+            return unknown("config field", name, known)
+    return UserError(f"command line: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run(Config.from_dict(read_flags(sys.argv)))))
