@@ -130,6 +130,7 @@ class ResNet(nnx.Module):
         stride_in_1x1: v1 of the bottleneck, with the stride in the first 1x1 (v1.5: in the 3x3).
         stem: the first layers.
         shift: None, "tsm" (bidirectional, as published) or "online" (causal).
+        shift_every: shift before every such block of a stage, the first among them.
         shift_shortcut: see `ResidualBlock`.
         fusion_stages: 1-based stages whose blocks fuse.
         share_policy: sites of equal (in, out) channels share fc0 and fc1.
@@ -149,6 +150,7 @@ class ResNet(nnx.Module):
         stride_in_1x1: bool = False,
         stem: Stem = Stem(),
         shift: str | None = None,
+        shift_every: int = 1,
         shift_shortcut: bool = False,
         fusion_stages: Sequence[int] = (),
         share_policy: bool = True,
@@ -173,7 +175,7 @@ class ResNet(nnx.Module):
                     2 if i == 0 and stage > 1 else 1,
                     bottleneck=bottleneck,
                     stride_in_1x1=stride_in_1x1,
-                    shift=shift,
+                    shift=shift if i % shift_every == 0 else None,
                     shift_shortcut=shift_shortcut,
                     dtype=dtype,
                     rngs=rngs,

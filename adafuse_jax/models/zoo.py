@@ -72,6 +72,10 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
+    if family == "tsm" and max(settings["blocks"]) >= 23:
+        # As published: plain TSM shifts before every second block of so deep a net, fusion networks
+        # before every one.
+        settings["shift_every"] = 2
     if fuses:
         defaults["fusion_stages"] = tuple(range(1 if last is None else stages - last + 1, stages + 1))
         fusion = {k: options[k] for k in _FUSION_OPTIONS if k in options}
