@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import filled
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
@@ -20,15 +21,12 @@ RULES = [(actions, *rest) for actions in SUBSETS for rest in ((1, None), (1, 7),
 
 @functools.cache
 def make(actions=SUBSETS[0], group_size=1, **options):
-    """A layer whose weights are large enough for no two actions to be about equally likely."""
-    fusion = TemporalFusion(
-        IN, CHANNELS, hidden=16, actions=actions, group_size=group_size, rngs=nnx.Rngs(0), **options
+    """A layer with random weights."""
+    return filled(
+        lambda: TemporalFusion(
+            IN, CHANNELS, hidden=16, actions=actions, group_size=group_size, rngs=nnx.Rngs(0), **options
+        )
     )
-    random = np.random.default_rng(0)
-    for variable in jax.tree.leaves(nnx.state(fusion), is_leaf=lambda v: isinstance(v, nnx.Variable)):
-        variable[...] = jnp.asarray(random.standard_normal(variable.shape), jnp.float32)
-    fusion.bn.var[...] = 1 + jnp.square(fusion.bn.var[...])
-    return fusion
 
 
 @functools.cache
