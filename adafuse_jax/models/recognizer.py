@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from adafuse_jax.errors import UserError
+from adafuse_jax.layers import normal
 from adafuse_jax.models.resnet import ResNet
 from adafuse_jax.ops import costs
 
@@ -66,7 +67,7 @@ class Recognizer(nnx.Module):
         self.fc = nnx.Linear(
             backbone.features,
             num_classes,
-            kernel_init=nnx.initializers.normal(0.001),
+            kernel_init=normal(0.001),
             dtype=dtype,
             rngs=rngs,
         )

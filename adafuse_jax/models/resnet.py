@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.layers import BatchNorm, TemporalFusion, normal
 from adafuse_jax.ops import costs
 from adafuse_jax.ops.shift import online_shift, temporal_shift
 
@@ -37,7 +37,7 @@ def conv(in_features: int, features: int, kernel: int, stride: int, dtype, rngs:
         stride,
         padding=((kernel // 2, kernel // 2),) * 2,
         use_bias=False,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        kernel_init=normal((2 / (kernel * kernel * features)) ** 0.5),  # He et al. 2015, fan out
         dtype=dtype,
         rngs=rngs,
     )
