@@ -1,0 +1,191 @@
+"""Reading published state dicts: every key's place, strict both ways, and the published parameter groups."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import filled
+
+from adafuse_jax import create_model
+from adafuse_jax.errors import UserError
+from adafuse_jax.models.recognizer import Recognizer
+from adafuse_jax.models.resnet import ResNet, Stem
+from adafuse_jax.train.optim import groups
+from adafuse_jax.weights import from_torch
+from adafuse_jax.weights.published import canonical, entries
+
+GOLDEN = {
+    "tsn_r18_64": ("tsn_r18", {}),
+    "tsm_r50_64": ("tsm_r50", {}),
+    "ada_r18_tsn_64": ("adafuse_tsn_r18", {}),
+    "ada_r50_tsn_64": ("adafuse_tsn_r50", {}),
+    "ada_r18_reuseonly_64": ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}),
+}
+
+
+def small(seed=0, share_policy=True):
+    """A model with all that a state dict can hold; layer1.0 and layer1.1 share fc0 and fc1."""
+
+    def create():
+        rngs = nnx.Rngs(0)
+        backbone = ResNet(
+            (2, 1),
+            (4, 6),
+            stem=Stem(4, 3),
+            shift="tsm",
+            fusion_stages=(1, 2),
+            share_policy=share_policy,
+            hidden=5,
+            rngs=rngs,
+        )
+        return Recognizer("small", {}, backbone, 3, dropout=0.5, actions=("skip", "reuse", "keep"), rngs=rngs)
+
+    return filled(create, seed)
+
+
+def state_dict(model):
+    """The model's weights as PyTorch would save them, in the canonical spelling, all names given."""
+    found = {}
+    for names, variable in entries(model):
+        value = np.asarray(variable[...])
+        if value.ndim == 4:
+            value = value.transpose(3, 2, 0, 1)
+        elif value.ndim == 2:
+            value = value.T
+        found |= dict.fromkeys(names, value)
+    norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
+    return found | {name + "num_batches_tracked": np.zeros((), np.int64) for name in norms}
+
+
+def assert_same(model, other):
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(other))
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda key: key,
+        lambda key: "module." + key,
+        lambda key: key.replace(".conv1.", ".conv1.net.") if ".layer" in key else key,
+        lambda key: key.replace("downsample0", "downsample.0").replace("downsample1", "downsample.1"),
+    ],
+    ids=["plain", "module", "conv1.net", "downsample.0"],
+)
+def test_every_spelling(spell):
+    source, model = small(seed=1), small()
+    given = {spell(key): value for key, value in state_dict(source).items()}
+    assert from_torch(model, given) is model
+    assert_same(model, source)
+
+
+def test_layout():
+    """PyTorch has (out, in, y, x) and (out, in)."""
+    model = small()
+    given = state_dict(model)
+    given["base_model.conv1.weight"] = conv = np.zeros((4, 3, 3, 3), np.float32)
+    conv[1, 2, 0, 1] = 7.0
+    given["new_fc.weight"] = np.arange(18, dtype=np.float32).reshape(3, 6)
+    from_torch(model, given)
+    assert model.backbone.conv1.kernel[0, 1, 2, 1] == 7.0
+    assert model.fc.kernel[4, 2] == 2 * 6 + 4
+
+
+def test_every_variable_has_its_names_and_no_name_two():
+    for share_policy in (True, False):
+        model = small(share_policy=share_policy)
+        listed = list(entries(model))
+        ids = [id(entry.variable) for entry in listed]
+        variables = jax.tree.leaves(nnx.state(model), is_leaf=lambda v: isinstance(v, nnx.Variable))
+        assert len(set(ids)) == len(ids) == len(variables)
+        names = [name for entry in listed for name in entry.names]
+        assert len(set(names)) == len(names)
+
+
+def test_any_name_of_a_shared_parameter_is_enough():
+    source, model = small(seed=1), small()
+    given = {
+        key: value
+        for key, value in state_dict(source).items()
+        if "gate_fc" not in key or ".layer1.1." in key or ".layer2." in key
+    }
+    from_torch(model, given)
+    assert_same(model, source)
+
+
+def test_all_that_does_not_fit_is_listed_and_nothing_changed():
+    model, before = small(), small()
+    given = state_dict(small(seed=1))
+    del given["base_model.bn1.running_var"]
+    del given["base_model.layer2.0.policy_net.gate_bn.weight"]
+    given["base_model.layer3.0.conv1.weight"] = np.zeros((8, 6, 3, 3))
+    given["base_model.layer3.0.bn1.num_batches_tracked"] = np.zeros(())
+    given["new_fc.weight"] = np.zeros((174, 6))
+    shared = "base_model.layer1.1.policy_net.gate_fc0.weight"
+    given[shared] = given[shared] + 1
+    given["module.new_fc.bias"] = given["new_fc.bias"]
+    with pytest.raises(UserError) as error:
+        from_torch(model, given)
+    message = str(error.value)
+    assert message.startswith("state dict: 7 keys don't fit model 'small': ")
+    assert set(message.partition("'small': ")[2].split("; ")) == {
+        "missing base_model.bn1.running_var (4,)",
+        "missing base_model.layer2.0.policy_net.gate_bn.weight (5,)",
+        "left over base_model.layer3.0.conv1.weight (8, 6, 3, 3)",
+        "left over base_model.layer3.0.bn1.num_batches_tracked ()",
+        "new_fc.weight: expected (3, 6), found (174, 6)",
+        f"{shared}: expected the same values as base_model.gate_fc0s.8_12.weight",
+        "module.new_fc.bias: expected one spelling of new_fc.bias, found two",
+    }
+    assert "\n" not in message
+    assert_same(model, before)
+
+
+def test_an_empty_state_dict():
+    with pytest.raises(UserError, match=r"missing base_model\.conv1\.weight \(4, 3, 3, 3\)"):
+        from_torch(small(), {})
+
+
+def test_weights_of_another_model():
+    with pytest.raises(UserError, match=r"left over base_model\.gate_fc0s\.8_12\.weight"):
+        from_torch(small(share_policy=False), state_dict(small()))
+
+
+@pytest.fixture(params=GOLDEN)
+def golden_case(request, golden):
+    name, options = GOLDEN[request.param]
+    meta, _ = golden.load(request.param)
+    return meta, nnx.eval_shape(lambda: create_model(name, num_classes=174, **options))
+
+
+def test_golden_keys_shapes_and_aliases(golden_case):
+    meta, model = golden_case
+    ours, alias_of = {}, {}
+    for names, variable in entries(model):
+        shape = variable.shape
+        ours |= dict.fromkeys(names, [shape[-1], shape[-2], *shape[:-2]] if len(shape) > 1 else [*shape])
+        alias_of |= {name: names[0] for name in names[1:]}
+    published = {k: s for k, s in meta["keys"].items() if not k.endswith("num_batches_tracked")}
+    assert ours == {canonical(key): shape for key, shape in published.items()}
+    assert alias_of == meta["aliases"]
+
+
+GROUPS = {
+    "first_conv_weight|lr1|wd1": "weight",
+    "normal_weight|lr1|wd1": "weight",
+    "normal_bias|lr2|wd0": "bias",
+    "BN scale/shift|lr1|wd0": "norm",
+}
+
+
+def test_golden_parameter_groups(golden_case):
+    meta, model = golden_case
+    group_of = {}
+    by_variable = {id(entry.variable): entry.names[0] for entry in entries(model)}
+    found = groups(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        group = found
+        for part in path:
+            group = group[part]
+        group_of[by_variable[id(variable)]] = group
+    wanted = {canonical(key): GROUPS[kind] for kind, keys in meta["optim"].items() for key in keys}
+    assert group_of == wanted
