@@ -5,6 +5,7 @@ line: `--config.optimizer.learning_rate=0.01`.
 """
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,8 +142,8 @@ class Config:
                 options = dict(fields.pop("options", {})) | {
                     k: fields.pop(k) for k in list(fields) if k != "name"
                 }
-                options = {k: _plain(v) for k, v in options.items() if v is not None}
-                filled[name] = Model(**fields, options=options)
+                options = {k: _option(k, v) for k, v in options.items() if v is not None}
+                filled[name] = dataclasses.replace(_section(name, Model, fields), options=options)
             else:
                 filled[name] = _section(name, type(sections[name]), fields)
         config = cls(**filled)
@@ -171,11 +172,30 @@ _CHOICES = {
     ("loss", "flops_loss"): ("real", "upper"),
     ("train", "precision"): ("float32", "bfloat16"),
 }
-_POSITIVE = {
-    "data": ("num_classes", "num_frames", "image_size", "resize", "threads", "train_clips", "val_clips"),
-    "optimizer": ("learning_rate",),
-    "train": ("epochs", "batch_size", "eval_batch_size", "eval_every_epochs", "log_every_steps"),
-}
+# What is expected, whether a value is so, and the fields it is expected of.
+_RANGES = (
+    (
+        "more than 0",
+        lambda value: value > 0,
+        "data.num_classes data.num_frames data.image_size data.resize data.threads data.train_clips "
+        "data.val_clips optimizer.learning_rate train.epochs train.batch_size train.eval_batch_size "
+        "train.eval_every_epochs train.log_every_steps",
+    ),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        "optimizer.weight_decay optimizer.bias_lr_multiplier optimizer.clip_norm optimizer.warmup_epochs "
+        "loss.flops_weight train.checkpoint_every_steps",
+    ),
+    (
+        "0 to 1",
+        lambda value: 0 <= value <= 1,
+        "data.flip data.max_bad_share optimizer.momentum optimizer.decay_factor loss.label_smoothing",
+    ),
+    ("0 or more and less than 2**32", lambda value: 0 <= value < 2**32, "train.seed"),
+    ("3 numbers, one a colour", lambda value: len(value) == 3, "data.mean data.std"),
+    ("more than 0 for each colour", lambda value: all(v > 0 for v in value), "data.std"),
+)
 
 
 def _section(name: str, kind: type, values: Mapping[str, Any]):
@@ -184,16 +204,29 @@ def _section(name: str, kind: type, values: Mapping[str, Any]):
     for field, value in values.items():
         if field not in types:
             raise unknown(f"config field in {name!r}", field, types)
-        wanted = types[field]
-        value = _plain(value)
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, wanted) or isinstance(value, bool) is not (wanted is bool):
-            raise UserError(
-                f"config.{name}.{field}: expected {wanted.__name__}, found {type(value).__name__} {value!r}"
-            )
-        filled[field] = value
+        filled[field] = _typed(f"config.{name}.{field}", value, types[field])
     return kind(**filled)
+
+
+def _option(name: str, value: Any) -> Any:
+    """A model option; those not on the command line, and unknown ones, are `create_model`'s to check."""
+    wanted = _MODEL_OPTIONS.get(name)
+    element = str if name == "actions" else float
+    return _plain(value) if wanted is None else _typed(f"config.model.{name}", value, wanted, element)
+
+
+def _typed(where: str, value: Any, wanted: type, element: type = float) -> Any:
+    """The value, if it is of the type `wanted`; a tuple's elements are of the type `element`."""
+    value = _plain(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, wanted) or isinstance(value, bool) is not (wanted is bool):
+        raise UserError(f"{where}: expected {wanted.__name__}, found {type(value).__name__} {value!r}")
+    allowed = (int, float) if element is float else element
+    if wanted is tuple and not all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
+        kind = "numbers" if element is float else "names"
+        raise UserError(f"{where}: expected a tuple of {kind}, found {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -205,13 +238,11 @@ def _check(config: Config) -> None:
         value = getattr(getattr(config, section), field)
         if value not in choices:
             raise unknown(f"value of config.{section}.{field}", value, choices)
-    for section, fields in _POSITIVE.items():
-        for field in fields:
-            value = getattr(getattr(config, section), field)
-            if not value > 0:
-                raise UserError(f"config.{section}.{field}: expected more than 0, found {value}")
-    if not 0 <= config.data.flip <= 1:
-        raise UserError(f"config.data.flip: expected a probability, found {config.data.flip}")
+    for expected, holds, fields in _RANGES:
+        for name in fields.split():
+            value = operator.attrgetter(name)(config)
+            if not holds(value):
+                raise UserError(f"config.{name}: expected {expected}, found {value}")
     warmup = config.loss.flops_warmup
     if len(warmup) != 2 or not 0 <= warmup[0] <= warmup[1] <= 1:
         raise UserError(
