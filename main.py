@@ -34,14 +34,19 @@ def run(config: Config) -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs") / name)
     if MODE.value == "train":
+        for flag in ("checkpoint", "which"):
+            if flags.FLAGS[flag].present:
+                raise UserError(f"--{flag}: expected only with --mode=eval; training goes on from --workdir")
         result = loop.train(config, workdir)
     else:
         result = runs.evaluate_checkpoint(config, Path(CHECKPOINT.value or workdir), WHICH.value)
     print(summary.evaluation(result))
     if MODE.value == "train":
+        written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl"
         if result["sites"]:
             policies.draw(result["sites"], workdir / "policies.png", f"{config.model.name} on {name}")
-        print(f"written  {workdir}: checkpoints/  events/ (TensorBoard)  metrics.jsonl  policies.png")
+            written += "  policies.png"
+        print(f"written  {workdir}: {written}")
 
 
 def read_flags(argv: list[str]) -> dict:
@@ -53,6 +58,9 @@ def read_flags(argv: list[str]) -> dict:
     except (AttributeError, KeyError) as error:
         raise unknown_field(argv, error) from error
     except (TypeError, ValueError, SyntaxError, OSError, flags.Error) as error:
+        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        if file and not Path(file).is_file():
+            raise UserError(f"config file {file}: expected a file as in configs/, found none") from error
         raise UserError(f"command line: {' '.join(str(error).split())}") from error
     if rest or values is None:
         found = " ".join(argv[1:]) or "nothing"
@@ -66,7 +74,8 @@ def unknown_field(argv: list[str], error: Exception) -> UserError:
     given = [a.lstrip("-").split("=")[0].removeprefix("config.") for a in argv if "-config." in a]
     for name in given:
         if name not in known:
-            return unknown("config field", name, known)
+            section = [field for field in known if field.startswith(name.split(".")[0] + ".")]
+            return unknown("config field", name, section or known)
     return UserError(f"command line: {error}")
 
 
