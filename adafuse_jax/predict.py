@@ -60,7 +60,9 @@ def predict(path: Path, trained: Trained) -> Prediction:
         frames = decode.read_frames(Clip(path, 0), choose)
     except decode.UnreadableClip as error:
         raise UserError(f"video {error}") from error
-    clip = transforms.center_crop(frames, data.resize, data.image_size)
+    # moving_shapes fill the image: a crop of it would be another scale than the one trained on.
+    resize = data.image_size if data.name == "moving_shapes" else data.resize
+    clip = transforms.center_crop(frames, resize, data.image_size)
     config, graph = trained.config, trained.parts.graph
 
     @jax.jit
