@@ -41,10 +41,11 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
     total = max(1, round(config.train.epochs * per_epoch))
     data = pipeline.make_train(config, batch_size=config.train.batch_size, seed=config.train.seed)
+    pipeline.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
     names = pipeline.class_names(config.data)
-    claim(workdir, config)
     optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
     rate = schedule(config.optimizer, per_epoch, total)
+    claim(workdir, config)
     state = jax.device_put(
         states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
     )
@@ -54,7 +55,12 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             state = restored.state
             data.set_state(restored.data)
             _log.info("going on from step %d of %d in %s", restored.step, total, workdir)
-            if restored.step >= total and restored.meta["metrics"]:
+            if restored.step > total:
+                raise UserError(
+                    f"workdir {workdir}: expected a run of at most {total} steps, found one of "
+                    f"{restored.step}; have the clips of config.data.train_list changed?"
+                )
+            if restored.step == total and restored.meta["metrics"]:
                 _log.info("this run was finished before; nothing is left to train")
                 return restored.meta["metrics"]
         with Logs(workdir, restored.step if restored else None) as logs:
@@ -76,6 +82,7 @@ class _Runner:
 
     def run(self, state: states.State) -> dict[str, Any]:
         settings, done = self.config.train, int(state.step)
+        every = settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
         result, pending = None, []
         with Progress("train", self.total, settings.batch_size, done) as bar:
@@ -83,12 +90,15 @@ class _Runner:
                 state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
                 pending.append(metrics)
                 evaluates = i % self.eval_every == 0 or i == self.total
-                if i % settings.log_every_steps == 0 or evaluates:
+                saves = evaluates or (every and i % every == 0)
+                # A checkpoint comes after a log: no loss that isn't finite gets that far, and a run that
+                # goes on from it has no step left to log.
+                if i % settings.log_every_steps == 0 or saves:
                     self._log(i, pending, bar)
                     pending = []
                 if evaluates:
                     result = self._evaluate(i, state)
-                elif settings.checkpoint_every_steps and i % settings.checkpoint_every_steps == 0:
+                elif saves:
                     self._save(i, state, None)
         return result
 
@@ -97,19 +107,23 @@ class _Runner:
         for metrics in rest:
             total = total.merge(metrics)
         figures = total.compute()
-        if not math.isfinite(figures["loss"]):
-            raise UserError(
-                f"step {step}: expected a finite loss, found {figures['loss']}; a lower "
-                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) may help"
-            )
+        self._check_loss(step, figures["loss"])
         self.logs.write(step, "train", {**figures, "learning_rate": float(self.rate(step - 1))})
         bar.update(figures["loss"], figures["top1"], figures["gmacs_per_clip"], steps=len(pending))
 
     def _evaluate(self, step: int, state: states.State) -> dict[str, Any]:
         result = {"step": step, **self.evaluator(state.params, state.stats)}
+        self._check_loss(step, result["loss"])
         self.logs.write(step, "val", {k: v for k, v in result.items() if k != "step"})
         self._save(step, state, result)
         return result
+
+    def _check_loss(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise UserError(
+                f"step {step}: expected a finite loss, found {loss}; a lower "
+                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) may help"
+            )
 
     def _save(self, step: int, state: states.State, result: dict[str, Any] | None) -> None:
         # Before the efficiency weight is full a net is dearer than it will be, and may score higher: it

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,13 @@ from adafuse_jax.models.zoo import create_model
 from adafuse_jax.train import evaluate, mesh
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import Checkpoints
+from adafuse_jax.train.logs import Progress
 from adafuse_jax.train.optim import make_optimizer
 from adafuse_jax.train.step import make_eval_step
 
 CONFIG_FILE = "config.json"
 # What may differ when a run goes on: it changes neither the numbers nor the order of the data.
-_FREE = {("data", "threads"), ("train", "log_every_steps"), ("train", "checkpoint_every_steps")}
+_FREE = {"data.threads", "data.max_bad_share", "train.log_every_steps", "train.checkpoint_every_steps"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +138,19 @@ class Evaluator:
         config = self._config
         batches = pipeline.make_eval(config, batch_size=config.train.eval_batch_size)
         key = jax.random.key(config.train.seed) if config.train.eval_sampled else None
-        result = evaluate.evaluate(self._step, params, stats, batches, self._parts.devices, key)
+        size = config.train.eval_batch_size
+        with Progress("eval", math.ceil(batches.num_clips / size), size, delay=10.0) as bar:
+            shown = _each_shown(batches, bar)
+            result = evaluate.evaluate(self._step, params, stats, shown, self._parts.devices, key)
         frame = self._parts.model.count((config.data.image_size,) * 2)
         dense = frame.dense * config.data.num_frames / 1e9
         return {**result, "dense_gmacs_per_clip": dense, "unreadable": len(batches.bad)}
+
+
+def _each_shown(batches: pipeline.Batches, bar: Progress) -> Iterator[pipeline.Batch]:
+    for batch in batches:
+        yield batch
+        bar.update()
 
 
 def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") -> evaluate.Result:
@@ -153,33 +165,46 @@ def claim(workdir: Path, config: Config) -> None:
     """Writes the config to the workdir, or checks that the run there has the same one.
 
     Raises:
-        UserError: naming the first setting that differs from the run that the workdir holds.
+        UserError: naming the first setting that differs from the run that the workdir holds, or for a
+            workdir that can't be written to.
     """
     path = workdir / CONFIG_FILE
     # Through JSON, so that tuples compare as the lists they are read back as.
     wanted = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(f"{path}: expected the JSON of a config, found something else") from None
-        for section, name, ours, theirs in _differences(wanted, found):
+    try:
+        if path.exists():
+            _check_same(workdir, wanted, path.read_bytes())
+        workdir.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise UserError(
+            f"workdir {workdir}: expected a folder to write to, found: {error.strerror}"
+        ) from error
+
+
+def _check_same(workdir: Path, wanted: dict[str, Any], found: bytes) -> None:
+    try:
+        ours, theirs = _flat(wanted), _flat(json.loads(found))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{workdir / CONFIG_FILE}: expected the JSON of a config, found something else"
+        ) from None
+    for name in sorted((ours.keys() | theirs.keys()) - _FREE):
+        if ours.get(name) != theirs.get(name):
             raise UserError(
-                f"workdir {workdir} holds a run with config.{section}.{name}={theirs!r}, this one has "
-                f"{ours!r}: give another --workdir, or the same settings to go on with it"
+                f"workdir {workdir} holds a run with config.{name}={theirs.get(name)!r}, this one has "
+                f"{ours.get(name)!r}: give another --workdir, or the same settings to go on with it"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
 
 
-def _differences(wanted: dict[str, Any], found: dict[str, Any]):
-    for section, fields in wanted.items():
-        theirs = found.get(section, {})
-        for name in sorted(fields.keys() | theirs.keys()):
-            if (section, name) not in _FREE and fields.get(name) != theirs.get(name):
-                yield section, name, fields.get(name), theirs.get(name)
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"section.field": value}; a model's options by their names on the command line."""
+    options = {f"model.{name}": value for name, value in config["model"].get("options", {}).items()}
+    fields = {f"{s}.{name}": value for s, section in config.items() for name, value in section.items()}
+    fields.pop("model.options", None)
+    return fields | options
 
 
 def meta(config: Config, class_names: list[str], metrics: dict[str, Any] | None) -> dict[str, Any]:
