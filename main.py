@@ -4,6 +4,7 @@ python main.py --config=configs/moving_shapes.py
 python main.py --config=configs/moving_shapes.py --mode=eval
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -57,10 +58,10 @@ def read_flags(argv: list[str]) -> dict:
         values = None if CONFIG.value is None else CONFIG.value.to_dict()
     except (AttributeError, KeyError) as error:
         raise unknown_field(argv, error) from error
-    except (TypeError, ValueError, SyntaxError, OSError, flags.Error) as error:
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
-        if file and not Path(file).is_file():
-            raise UserError(f"config file {file}: expected a file as in configs/, found none") from error
+    except OSError as error:
+        file = re.search(r"-config[= ](.*?)( -|$)", " ".join(argv))[1]
+        raise UserError(f"config file {file}: expected a Python file as in configs/, found none") from error
+    except (TypeError, ValueError, SyntaxError, flags.Error) as error:
         raise UserError(f"command line: {' '.join(str(error).split())}") from error
     if rest or values is None:
         found = " ".join(argv[1:]) or "nothing"
