@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.num_classes = 12
     config.data.image_size = 48
     config.data.level = "easy"
-    config.data.train_clips = 12_000
+    config.data.train_clips = 16_000
     config.data.val_clips = 600
 
     config.optimizer.name = "adamw"
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss.flops_loss = "real"
     config.loss.flops_weight = 100.0  # per GMAC; a frame has 0.0076
-    config.loss.flops_warmup = (0.4, 0.6)
+    config.loss.flops_warmup = (0.35, 0.6)
 
     config.train.epochs = 1.0
     config.train.batch_size = 8

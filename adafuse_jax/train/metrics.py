@@ -153,7 +153,7 @@ class Scores:
 def mean_average_precision(
     logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n *labels"], published: bool = False
 ) -> float:
-    """Average precision of ranking all clips by a class's logit, averaged over classes; 0 to 1.
+    """Average precision of ranking all clips by a class's probability, averaged over classes; 0 to 1.
 
     AP of a class is the mean, over its clips, of the precision among the clips that score at least as high.
     Equal scores so count together, and the order of the clips doesn't matter.
@@ -174,8 +174,12 @@ def mean_average_precision(
     if present.size == 0 or present[-1] >= classes:
         found = f"label {present[-1]}" if present.size else "no label"
         raise UserError(f"mean average precision: expected labels from 0 to {classes - 1}, found {found}")
+    # Logits rank the classes of one clip; only probabilities (or their logarithms, which don't saturate)
+    # rank clips against each other.
+    scores = logits.astype(np.float64)
+    scores = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     precisions = [
-        _average_precision(logits[:, rank if published else label], (labels == label).any(1))
+        _average_precision(scores[:, rank if published else label], (labels == label).any(1))
         for rank, label in enumerate(present)
     ]
     return float(np.sum(precisions) / (classes if published else len(present)))

@@ -209,3 +209,10 @@ def test_scores_merge_and_leave_out_padding(seed, cut, padding):
 def test_labels_that_are_no_class(labels, found):
     with pytest.raises(UserError, match=f"from 0 to 3, found {found}"):
         mean_average_precision(np.zeros((2, 4)), np.asarray(labels))
+
+
+def test_mean_average_precision_ranks_probabilities():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(40, 5)), rng.integers(0, 5, 40)
+    shifted = logits + 10 * rng.normal(size=(40, 1))  # the same probabilities
+    assert mean_average_precision(shifted, labels) == pytest.approx(mean_average_precision(logits, labels))
