@@ -1,7 +1,10 @@
-"""The figure of the policies per residual block (after the paper's Figure 4)."""
+"""Figures of the policies: their shares per residual block (after the paper's Figure 4), and a clip's own."""
 
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
 
 _COLOURS = {"skip": "#d9d9d9", "reuse": "#fdae6b", "keep": "#3182bd"}
 
@@ -31,3 +34,51 @@ def draw(sites: Mapping[str, Mapping[str, float]], path: Path, title: str) -> No
     axes.set_title(title)
     figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def draw_clip(
+    clip: UInt8[np.ndarray, "t h w 3"],
+    policies: Mapping[str, Float[np.ndarray, "t c actions"]],
+    actions: tuple[str, ...],
+    path: Path,
+    title: str,
+) -> None:
+    """Writes a PNG of a clip's frames and, below each, what every channel of every site does there.
+
+    The channels of a site are ordered by how often they are kept, then reused.
+
+    Args:
+        clip: the frames.
+        policies: {site: one-hot}, of this clip alone.
+        actions: names of the policies' last axis (`model.actions`).
+        path: of the PNG.
+        title: above the frames.
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    colours = ListedColormap([_COLOURS[a] for a in actions])
+    figure = Figure(figsize=(0.9 * len(clip) + 0.7, 1.6 + 1.1 * len(policies)), layout="constrained")
+    heights = [1.0] + [1.1] * len(policies)
+    figure.get_layout_engine().set(hspace=0.04, h_pad=0.02)
+    frames, *grids = figure.subplots(1 + len(policies), height_ratios=heights, squeeze=False)[:, 0]
+    margin = ((0, 0), (0, 0), (1, 1), (0, 0))
+    frames.imshow(
+        np.concatenate(np.pad(clip, margin, constant_values=255), axis=1),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    frames.set_title(title, fontsize=10)
+    frames.set_axis_off()
+    for axes, (site, policy) in zip(grids, policies.items(), strict=True):
+        often = policy.mean(0)  # (c, actions); the columns rank from skip to keep
+        order = np.lexsort(often.T)[::-1]
+        axes.pcolormesh(policy.argmax(-1).T[order][::-1], cmap=colours, vmin=-0.5, vmax=len(actions) - 0.5)
+        axes.vlines(range(1, len(clip)), 0, len(order), color="white", linewidth=2)
+        axes.set_ylabel(f"{site}\n{len(order)} channels", fontsize=8)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    handles = [Patch(color=_COLOURS[a], label=a) for a in reversed(actions)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
