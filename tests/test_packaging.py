@@ -1,0 +1,64 @@
+"""What is installed: all packages, all that they import, one version number everywhere."""
+
+import ast
+import configparser
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import adafuse_jax
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "adafuse_jax"
+
+
+def setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def requirements(text: str) -> dict[str, Requirement]:
+    found = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def test_what_is_imported_is_required():
+    modules = set()
+    for path in [ROOT / "main.py", *(ROOT / "configs").glob("*.py"), *PACKAGE.rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules.add(node.module.split(".")[0])
+    modules -= set(sys.stdlib_module_names) | {"adafuse_jax"}
+    owners = importlib.metadata.packages_distributions()
+    imported = {canonicalize_name(owners[module][0]) for module in modules}
+    assert imported == set(requirements(setup()["options"]["install_requires"]))
+
+
+def test_constraints_pin_what_is_required():
+    pinned = requirements((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    options = setup()["options"]["install_requires"] + setup()["options.extras_require"]["test"]
+    for name, required in requirements(options).items():
+        (pin,) = pinned[name].specifier
+        assert pin.operator == "==" and required.specifier.contains(pin.version), name
+
+
+def test_every_folder_of_the_package_is_a_package():
+    """`find:` leaves out folders without __init__.py, and what they hold."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_one_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    version = adafuse_jax.__version__
+    assert setup()["metadata"]["version"] == version
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE).group(1) == version
+    assert re.search(r"^## \[(\d.*?)\]", changelog, re.MULTILINE).group(1) == version
