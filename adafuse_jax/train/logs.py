@@ -74,6 +74,7 @@ class Progress:
         done: steps done before, by an earlier run.
         file: where to write.
         seconds: shortest time between two states; by default 0.2 on a terminal, else 20.
+        delay: seconds before it appears at all; for what is usually short.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Progress:
         done: int = 0,
         file: TextIO | None = None,
         seconds: float | None = None,
+        delay: float = 0.0,
     ):
         file = file or sys.stderr
         terminal = file.isatty()
@@ -96,6 +98,8 @@ class Progress:
             file=file if terminal else _Lines(file),
             mininterval=seconds if seconds is not None else (0.2 if terminal else 20.0),
             miniters=1,
+            delay=delay,
+            leave=not delay,
             dynamic_ncols=terminal,
             bar_format=None
             if terminal
