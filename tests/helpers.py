@@ -1,11 +1,15 @@
 """What several test files need."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+# Compiles in half the time; for tests that run what they compile once or twice.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def filled(create: Callable[[], nnx.Module], seed: int = 0) -> nnx.Module:

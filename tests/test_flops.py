@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import quick_jit
 
 from adafuse_jax import create_model, flops
 from adafuse_jax.errors import UserError
@@ -118,7 +119,7 @@ def test_gradient_reaches_the_policy_logits():
     is_bias = nnx.All(nnx.PathContains("fc1"), nnx.PathContains("bias"))
     graph, biases, rest = nnx.split(net, is_bias, ...)
 
-    @jax.jit
+    @quick_jit
     @jax.jacrev
     def gradient(biases):
         net = nnx.merge(graph, biases, rest, copy=True)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import filled
+from helpers import filled, quick_jit
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
@@ -135,7 +135,7 @@ def test_sharing_leaves_the_norm_private():
     sizes = [p.size for p in jax.tree.leaves(nnx.state(both, nnx.Param))]
     assert sum(sizes) == (2 * IN * 16 + 16) + (16 * CHANNELS * 3 + CHANNELS * 3) + 2 * (16 + 16)
     x, y = clip()
-    second(x, y, jax.random.key(0), train=True)
+    second(x, y, train=True)
     assert (second.bn.mean[...] != 0).any()
     assert (first.bn.mean[...] == 0).all()
 
@@ -144,10 +144,10 @@ def test_training_updates_the_running_statistics_and_nothing_else_does():
     fusion = TemporalFusion(IN, CHANNELS, hidden=16, rngs=nnx.Rngs(0))
     x, y = clip()
     before = jax.tree.map(np.array, nnx.state(fusion, nnx.BatchStat))
-    fusion(x, y, jax.random.key(0))
+    fusion(x, y)
     fusion.scan(x, y)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(fusion, nnx.BatchStat))
-    fusion(x, y, jax.random.key(0), train=True)
+    fusion(x, y, train=True)
     v = x.mean((2, 3))
     seen = np.concatenate([np.concatenate([0 * v[:, :1], v[:, :-1]], 1), v], -1).reshape(-1, 2 * IN)
     hidden = seen @ np.asarray(fusion.fc0.kernel[...])
@@ -184,7 +184,7 @@ def test_plugs_into_a_plain_net_and_trains():
     x = np.random.default_rng(0).standard_normal((4, 3, 8, 8, 3)).astype(np.float32)
     graph, params, rest = nnx.split(net, nnx.Param, ...)
 
-    @jax.jit
+    @quick_jit
     def step(params, rest):
         def loss(params):
             net = nnx.merge(graph, params, rest, copy=True)

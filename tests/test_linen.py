@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from helpers import filled
+from helpers import filled, quick_jit
 
 from adafuse_jax import layers
 from adafuse_jax.errors import UserError
@@ -46,7 +46,7 @@ def test_same_names_shapes_and_start(actions, group_size):
     x, y = clip()
     options = {"actions": actions, "group_size": group_size, "prior": [1 / len(actions)] * len(actions)}
     ours = layers.TemporalFusion(IN, CHANNELS, hidden=HIDDEN, rngs=nnx.Rngs(0), **options)
-    variables = jax.jit(TemporalFusion(CHANNELS, hidden=HIDDEN, **options).init)(jax.random.key(0), x, y)
+    variables = quick_jit(TemporalFusion(CHANNELS, hidden=HIDDEN, **options).init)(jax.random.key(0), x, y)
     wanted = variables_of(ours)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, wanted)
     for name in ("fc0", "fc1"):  # drawn from N(0, 0.001) on both sides; all else starts out equal
@@ -75,9 +75,9 @@ def test_same_outputs_gradients_and_statistics(actions, group_size, seed, detach
         (fused, policy), after = theirs.apply(variables_now, x, y, key, train, mutable=["batch_stats"])
         return (fused * weights).sum() + policy[..., -1].sum(), (fused, policy, after["batch_stats"])
 
-    grads, (fused, policy, after) = jax.jit(jax.grad(loss_nnx, (0, 1, 2), has_aux=True))(params, x, y)
+    grads, (fused, policy, after) = quick_jit(jax.grad(loss_nnx, (0, 1, 2), has_aux=True))(params, x, y)
     wanted = (fused, policy, after), (nnx.to_pure_dict(grads[0]), *grads[1:])
-    grads, out = jax.jit(jax.grad(loss_linen, (0, 1, 2), has_aux=True))(variables["params"], x, y)
+    grads, out = quick_jit(jax.grad(loss_linen, (0, 1, 2), has_aux=True))(variables["params"], x, y)
     jax.tree.map(np.testing.assert_array_equal, out, wanted[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), grads, wanted[1])
     changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (out[2], stats)), strict=True)]
@@ -133,10 +133,10 @@ def test_shared_weights_act_at_both_sites():
     alone = jax.tree.map(lambda v: random.standard_normal(v.shape).astype(np.float32) ** 2, alone)
     first, second = (alone["params"][name] for name in ("first", "second"))
     shared = alone | {"params": {"first": first, "second": {"bn": second["bn"]}}}
-    different = jax.jit(Pair("nothing").apply)(alone, x)
+    different = quick_jit(Pair("nothing").apply)(alone, x)
     alone["params"]["second"] = first | {"bn": second["bn"]}
-    equal = jax.jit(Pair("nothing").apply)(alone, x)
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(Pair("linear").apply)(shared, x), equal)
+    equal = quick_jit(Pair("nothing").apply)(alone, x)
+    jax.tree.map(np.testing.assert_array_equal, quick_jit(Pair("linear").apply)(shared, x), equal)
     assert (np.asarray(different[2]) != np.asarray(equal[2])).any()
 
 
@@ -152,9 +152,9 @@ class PlainNet(nn.Module):
 
 def test_plugs_into_a_plain_net_and_trains():
     net, x = PlainNet(), np.random.default_rng(0).standard_normal((4, 3, 8, 8, 3)).astype(np.float32)
-    variables = jax.jit(net.init)(jax.random.key(0), x)
+    variables = quick_jit(net.init)(jax.random.key(0), x)
 
-    @jax.jit
+    @quick_jit
     def step(params, stats):
         def loss(params):
             state = {"params": params, "batch_stats": stats}
@@ -174,7 +174,7 @@ def test_plugs_into_a_plain_net_and_trains():
 
 def test_init_leaves_the_running_statistics_at_their_start():
     x, y = clip()
-    init = jax.jit(TemporalFusion(CHANNELS, hidden=HIDDEN).init, static_argnums=4)
+    init = quick_jit(TemporalFusion(CHANNELS, hidden=HIDDEN).init, static_argnums=4)
     stats = init(jax.random.key(0), x, y, jax.random.key(1), True)["batch_stats"]["bn"]
     np.testing.assert_array_equal(stats["mean"], 0)
     np.testing.assert_array_equal(stats["var"], 1)
