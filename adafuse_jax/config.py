@@ -30,7 +30,7 @@ class Model:
 class Data:
     """Where clips come from and how they are sampled, cropped and normalised (reference.md, section 3)."""
 
-    name: str = "video_list"  # "video_list" or "moving_shapes"
+    name: str = "video_list"  # "video_list", "prepared" or "moving_shapes"
     num_classes: int = 174
     num_frames: int = 8  # T
     image_size: int = 224  # pixels, square crop
@@ -47,6 +47,8 @@ class Data:
     flip: float = 0.0  # probability of a horizontal flip; 0 where labels know left from right
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, shares of the short side
     max_bad_share: float = 0.01  # a run stops when more than this share of the clips read can't be read
+    # prepared
+    prepared_dir: str = ""  # as `python -m data.prepare` names it at its end
     # moving_shapes
     level: str = "easy"  # "easy", "medium" or "hard"
     train_clips: int = 20_000  # clips in an epoch of training
@@ -165,7 +167,7 @@ def base() -> ml_collections.ConfigDict:
 
 
 _CHOICES = {
-    ("data", "name"): ("moving_shapes", "video_list"),
+    ("data", "name"): ("moving_shapes", "prepared", "video_list"),
     ("data", "level"): ("easy", "medium", "hard"),
     ("optimizer", "name"): ("sgd", "adamw"),
     ("optimizer", "schedule"): ("step", "cosine"),
@@ -248,7 +250,7 @@ def _check(config: Config) -> None:
         raise UserError(
             f"config.loss.flops_warmup: expected two rising shares of the steps in [0, 1], found {warmup}"
         )
-    if config.data.name == "video_list" and config.data.resize < config.data.image_size:
+    if config.data.name != "moving_shapes" and config.data.resize < config.data.image_size:
         raise UserError(
             f"config.data.resize: expected at least image_size {config.data.image_size}, "
             f"found {config.data.resize}"

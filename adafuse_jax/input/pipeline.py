@@ -7,7 +7,7 @@ any number of threads; what a record holds depends on (seed, position) alone.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import grain
@@ -15,7 +15,7 @@ import numpy as np
 
 from adafuse_jax.config import Config, Data
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import decode, manifest, sampling, transforms
+from adafuse_jax.input import decode, manifest, prepared, sampling, transforms
 from adafuse_jax.input.moving_shapes import CLASSES, MovingShapes
 
 _log = logging.getLogger(__name__)
@@ -49,20 +49,45 @@ class VideoList:
         return len(self._clips)
 
     def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        data, clip = self._data, self._clips[index]
+        clip, template = self._clips[index], self._data.frame_template
+        return _look(self._data, lambda choose: decode.read_frames(clip, choose, template), rng), clip.label
 
-        def choose(num_frames: int) -> np.ndarray:
-            if rng is None:
-                return sampling.validation_indices(num_frames, data.num_frames)
-            return sampling.training_indices(num_frames, data.num_frames, rng.integers)
 
-        frames = decode.read_frames(clip, choose, data.frame_template)
+class Prepared:
+    """The clips of config.data.prepared_dir."""
+
+    def __init__(self, data: Data, split: str):
+        class_names(data)  # checks their number
+        self._data = data
+        self._clips = prepared.PreparedClips(data.prepared_dir, "train" if split == "train" else "validation")
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
+        clip = self._clips[index]
+        return _look(self._data, clip.read_frames, rng), clip.label
+
+
+def _look(
+    data: Data,
+    read_frames: Callable[[Callable[[int], Sequence[int]]], list[decode.Image]],
+    rng: np.random.Generator | None,
+) -> np.ndarray:
+    """The clip (T, H, W, 3) that the model sees of frames that `read_frames`, given a choice, reads."""
+
+    def choose(num_frames: int) -> np.ndarray:
         if rng is None:
-            return transforms.center_crop(frames, data.resize, data.image_size), clip.label
-        pixels = transforms.multi_scale_crop(frames, data.image_size, data.scales, rng.integers)
-        if rng.random() < data.flip:
-            pixels = transforms.horizontal_flip(pixels)
-        return pixels, clip.label
+            return sampling.validation_indices(num_frames, data.num_frames)
+        return sampling.training_indices(num_frames, data.num_frames, rng.integers)
+
+    frames = read_frames(choose)
+    if rng is None:
+        return transforms.center_crop(frames, data.resize, data.image_size)
+    pixels = transforms.multi_scale_crop(frames, data.image_size, data.scales, rng.integers)
+    if rng.random() < data.flip:
+        pixels = transforms.horizontal_flip(pixels)
+    return pixels
 
 
 class Shapes:
@@ -145,9 +170,11 @@ def make_source(config: Config, split: str) -> Source:
     """The clips of a split, "train" or "val".
 
     Raises:
-        UserError: for a list that can't be used, or an argument that moving_shapes refuses.
+        UserError: for a list or prepared data that can't be used, or an argument that moving_shapes
+            refuses.
     """
-    return (Shapes if config.data.name == "moving_shapes" else VideoList)(config.data, split)
+    sources = {"moving_shapes": Shapes, "prepared": Prepared, "video_list": VideoList}
+    return sources[config.data.name](config.data, split)
 
 
 def class_names(data: Data) -> list[str]:
@@ -156,13 +183,12 @@ def class_names(data: Data) -> list[str]:
     Raises:
         UserError: where `data.num_classes` isn't their number.
     """
-    if data.name != "moving_shapes":
+    if data.name == "video_list":
         return manifest.read_class_names(data.class_names, data.num_classes)
-    if data.num_classes != len(CLASSES):
-        raise UserError(
-            f"config.data.num_classes: moving_shapes has {len(CLASSES)}, found {data.num_classes}"
-        )
-    return list(CLASSES)
+    names = list(CLASSES) if data.name == "moving_shapes" else prepared.class_names(data.prepared_dir)
+    if data.num_classes != len(names):
+        raise UserError(f"config.data.num_classes: {data.name} has {len(names)}, found {data.num_classes}")
+    return names
 
 
 def steps_per_epoch(config: Config, batch_size: int) -> int:
