@@ -112,31 +112,45 @@ def test_any_name_of_a_shared_parameter_is_enough():
     assert_same(model, source)
 
 
-def test_all_that_does_not_fit_is_listed_and_nothing_changed():
-    model, before = small(), small()
-    given = state_dict(small(seed=1))
-    del given["base_model.bn1.running_var"]
-    del given["base_model.layer2.0.policy_net.gate_bn.weight"]
-    given["base_model.layer3.0.conv1.weight"] = np.zeros((8, 6, 3, 3))
-    given["base_model.layer3.0.bn1.num_batches_tracked"] = np.zeros(())
-    given["new_fc.weight"] = np.zeros((174, 6))
-    shared = "base_model.layer1.1.policy_net.gate_fc0.weight"
-    given[shared] = given[shared] + 1
-    given["module.new_fc.bias"] = given["new_fc.bias"]
+SHARED = "base_model.layer1.1.policy_net.gate_fc0.weight"
+MISFITS = {  # what is changed in a state dict that fits (None: taken out): what the error says of it
+    "base_model.bn1.running_var": (None, "missing base_model.bn1.running_var (4,)"),
+    "base_model.layer2.0.policy_net.gate_bn.weight": (
+        None,
+        "missing base_model.layer2.0.policy_net.gate_bn.weight (5,)",
+    ),
+    "base_model.layer3.0.conv1.weight": (
+        np.zeros((8, 6, 3, 3)),
+        "left over base_model.layer3.0.conv1.weight (8, 6, 3, 3)",
+    ),
+    "base_model.layer3.0.bn1.num_batches_tracked": (
+        np.zeros(()),
+        "left over base_model.layer3.0.bn1.num_batches_tracked ()",
+    ),
+    "new_fc.weight": (np.zeros((174, 6)), "new_fc.weight: expected (3, 6), found (174, 6)"),
+    SHARED: (
+        np.zeros((5, 8)),
+        f"{SHARED}: expected the same values as base_model.gate_fc0s.8_12.weight",
+    ),
+    "module.new_fc.bias": (
+        np.zeros(3),
+        "module.new_fc.bias: expected one spelling of new_fc.bias, found two",
+    ),
+}
+
+
+@pytest.mark.parametrize("keys", [*([key] for key in MISFITS), [*MISFITS]], ids=[*MISFITS, "all"])
+def test_what_does_not_fit_is_listed_and_nothing_changed(keys):
+    model, before, given = small(), small(), state_dict(small(seed=1))
+    for key in keys:
+        value, _ = MISFITS[key]
+        given = {k: v for k, v in given.items() if k != key} | ({} if value is None else {key: value})
     with pytest.raises(UserError) as error:
         from_torch(model, given)
-    message = str(error.value)
-    assert message.startswith("state dict: 7 keys don't fit model 'small': ")
-    assert set(message.partition("'small': ")[2].split("; ")) == {
-        "missing base_model.bn1.running_var (4,)",
-        "missing base_model.layer2.0.policy_net.gate_bn.weight (5,)",
-        "left over base_model.layer3.0.conv1.weight (8, 6, 3, 3)",
-        "left over base_model.layer3.0.bn1.num_batches_tracked ()",
-        "new_fc.weight: expected (3, 6), found (174, 6)",
-        f"{shared}: expected the same values as base_model.gate_fc0s.8_12.weight",
-        "module.new_fc.bias: expected one spelling of new_fc.bias, found two",
-    }
-    assert "\n" not in message
+    head, _, listed = str(error.value).partition("'small': ")
+    assert head == f"state dict: {len(keys)} keys don't fit model "
+    assert sorted(listed.split("; ")) == sorted(MISFITS[key][1] for key in keys)
+    assert "\n" not in str(error.value)
     assert_same(model, before)
 
 

@@ -127,6 +127,15 @@ def test_which_x_the_shortcut_reads(shift_shortcut):
     np.testing.assert_allclose(out, np.maximum(wanted, 0), rtol=1e-4, atol=1e-4)
 
 
+def test_the_policy_sees_the_shifted_x():
+    x = np.random.default_rng(0).standard_normal((1, 3, 4, 4, 16)).astype(np.float32)
+    made = tiny("adafuse_tsm_tiny").backbone.layer1[0]
+    _, policy = made(x, None, False)
+    log_probs, unshifted = (made.fusion.log_policy(seen) for seen in (temporal_shift(x), x))
+    np.testing.assert_array_equal(policy.argmax(-1), log_probs.argmax(-1))
+    assert (log_probs.argmax(-1) != unshifted.argmax(-1)).any()
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"), [("tsm_tiny", False), ("adafuse_tsm_tiny", True), ("adafuse_tsm_last_tiny", True)]
 )
