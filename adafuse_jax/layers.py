@@ -72,7 +72,7 @@ class TemporalFusion(nnx.Module):
         in_features: channels of x.
         features: channels of y.
         hidden: width of the policy network.
-        actions: what the policy may choose: any of "skip" and "reuse", and "keep". Without "reuse" the
+        actions: what the policy may choose: some of "skip", "reuse" and "keep". Without "reuse" the
             policy sees v_t alone.
         tau: temperature of the straight-through gradient.
         group_size: neighbouring channels that share one decision; divides `features`.
@@ -84,7 +84,7 @@ class TemporalFusion(nnx.Module):
         rngs: for the initial weights, N(0, 0.001).
 
     Raises:
-        UserError: for actions that aren't a usable subset, a group size that doesn't divide the
+        UserError: for other actions, a group size that doesn't divide the
             channels, or sharing among different sizes.
     """
 

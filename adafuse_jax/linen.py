@@ -63,7 +63,7 @@ class TemporalFusion(nn.Module):
     Attributes:
         features: channels of y.
         hidden: width of the policy network.
-        actions: what the policy may choose: any of "skip" and "reuse", and "keep". Without "reuse" the
+        actions: what the policy may choose: some of "skip", "reuse" and "keep". Without "reuse" the
             policy sees v_t alone.
         tau: temperature of the straight-through gradient.
         group_size: neighbouring channels that share one decision; divides `features`.
@@ -75,7 +75,7 @@ class TemporalFusion(nn.Module):
             the BatchNorm between them stays its own, as published.
 
     Raises:
-        UserError: for actions that aren't a usable subset, a group size that doesn't divide the
+        UserError: for other actions, a group size that doesn't divide the
             channels, or sharing among different sizes.
     """
 

@@ -13,7 +13,7 @@ from helpers import filled, quick_jit
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 
-SUBSETS = [("skip", "reuse", "keep"), ("reuse", "keep"), ("skip", "keep")]
+SUBSETS = [("skip", "reuse", "keep"), ("reuse", "keep"), ("skip", "keep"), ("skip", "reuse"), ("keep",)]
 IN, CHANNELS, FRAMES = 5, 8, 4
 # actions, group_size, seed of the key
 RULES = [(actions, *rest) for actions in SUBSETS for rest in ((1, None), (1, 7), (4, 7))]
@@ -82,7 +82,7 @@ def test_fused_is_eq_3_of_the_policy(actions, group_size, seed):
     np.testing.assert_array_equal(groups, groups[..., :1].repeat(group_size, -1))
 
 
-@pytest.mark.parametrize("actions", SUBSETS)
+@pytest.mark.parametrize("actions", SUBSETS[:3])
 @pytest.mark.parametrize("seed", [None, 7])
 def test_later_frames_change_nothing_before(actions, seed):
     (x, y), (x_other, y_other) = clip(), clip(seed=1)
@@ -205,7 +205,7 @@ def test_plugs_into_a_plain_net_and_trains():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"actions": ("keep",)}, "actions: expected 'keep' and at least one"),
+        ({"actions": ("keep", "keep")}, "actions: expected some of"),
         ({"actions": ("kepe", "skip")}, "unknown action 'kepe'"),
         ({"group_size": 3}, "group_size: expected a divisor of the 8 channels, found 3"),
         ({"prior": (0.5, 0.5)}, "prior: expected one share per action"),

@@ -3,6 +3,9 @@
 import enum
 from collections.abc import Sequence
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from adafuse_jax.errors import UserError, unknown
 
 
@@ -21,21 +24,19 @@ def check(actions: Sequence[str]) -> tuple[str, ...]:
     """The actions in the order of the policy's last axis.
 
     Raises:
-        UserError: unless `actions` is a subset of skip, reuse, keep with at least two members, keep
-            among them.
+        UserError: unless `actions` are some of skip, reuse and keep, each at most once.
     """
     for name in actions:
         if name not in ALL:
             raise unknown("action", name, ALL)
     ordered = tuple(a for a in ALL if a in actions)
-    if len(ordered) != len(actions) or len(ordered) < 2 or "keep" not in ordered:
-        raise UserError(
-            "actions: expected 'keep' and at least one of 'skip' and 'reuse', each once, "
-            f"found {tuple(actions)}"
-        )
+    if not ordered or len(ordered) != len(actions):
+        raise UserError(f"actions: expected some of {ALL}, each at most once, found {tuple(actions)}")
     return ordered
 
 
-def index(actions: Sequence[str], action: str) -> int | None:
-    """Position of `action` on the policy's last axis; None where the policy can't choose it."""
-    return actions.index(action) if action in actions else None
+def chosen(policy: Float[Array, "*b c actions"], actions: Sequence[str], action: str) -> Float[Array, "*b c"]:
+    """1[action] of Eqs. 3 and 5; 0 where the policy can't choose it."""
+    if action not in actions:
+        return jnp.zeros_like(policy[..., 0])
+    return policy[..., actions.index(action)]

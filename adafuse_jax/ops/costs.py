@@ -60,12 +60,10 @@ def computed_elsewhere(
     At the last frame nothing can be reused later: up = 1 - keep. The published code takes the keep of
     the frame before instead (reference.md, section 3); `published=True` does the same, for T > 1.
     """
-    dropped = 1 - policy[..., act.index(actions, "keep")]
+    dropped = 1 - act.chosen(policy, actions, "keep")
     if published and policy.shape[-3] > 1:
         dropped = jnp.concatenate([dropped[..., :-1, :], dropped[..., -2:-1, :]], -2)
-    if "reuse" not in actions:
-        return dropped
-    reuse = policy[..., act.index(actions, "reuse")]
+    reuse = act.chosen(policy, actions, "reuse")
     later = jnp.concatenate([reuse[..., 1:, :], jnp.zeros_like(reuse[..., :1, :])], -2)
     return dropped * (1 - later)
 
@@ -86,7 +84,5 @@ def savings(
     for channels, macs in cost.before:
         saved_before += up[..., start : start + channels].mean((-2, -1)) * float(macs)
         start += channels
-    if "skip" not in actions:
-        return saved_before, jnp.zeros_like(saved_before)
-    skip = policy[..., act.index(actions, "skip")]
+    skip = act.chosen(policy, actions, "skip")
     return saved_before, skip.mean((-2, -1)) * float(cost.after)

@@ -30,9 +30,9 @@ def fuse(
         )
     spatial = y.ndim - (policy.ndim - 1)
     gate = jnp.expand_dims(policy.astype(y.dtype), tuple(range(policy.ndim - 2, policy.ndim - 2 + spatial)))
-    fused = gate[..., act.index(actions, "keep")] * y
+    fused = act.chosen(gate, actions, "keep") * y
     if "reuse" in actions:
-        fused = fused + gate[..., act.index(actions, "reuse")] * before
+        fused = fused + act.chosen(gate, actions, "reuse") * before
     return fused
 
 

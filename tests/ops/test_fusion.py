@@ -13,7 +13,7 @@ from adafuse_jax.errors import UserError
 from adafuse_jax.ops import fusion
 from adafuse_jax.ops.shift import previous_frame
 
-SUBSETS = [("skip", "reuse", "keep"), ("reuse", "keep"), ("skip", "keep")]
+SUBSETS = [("skip", "reuse", "keep"), ("reuse", "keep"), ("skip", "keep"), ("skip", "reuse"), ("keep",)]
 
 
 @pytest.mark.parametrize("kind", ["hard", "soft"])
