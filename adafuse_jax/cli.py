@@ -1,11 +1,14 @@
-"""The command `adafuse`: what a user does with a trained model."""
+"""The command `adafuse`: what a user does with a trained model, and with clips before training."""
 
 import argparse
+import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from adafuse_jax.config import Data
 from adafuse_jax.errors import UserError
 
 
@@ -18,23 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--checkpoint", type=Path, required=True, help="a run's workdir")
     predict.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
     predict.set_defaults(run=_predict)
+    _add_check_data(commands)
     args = parser.parse_args(argv)
     return guarded(lambda: args.run(args))
 
 
-def guarded(run: Callable[[], None]) -> int:
-    """The exit status of `run`, with a user's mistake told in one line; 130 after Ctrl-C."""
+def guarded(run: Callable[[], int | None]) -> int:
+    """The exit status of `run` (None for 0), with a user's mistake told in one line; 130 after Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("adafuse_jax").setLevel(logging.INFO)
     try:
-        run()
+        return run() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -44,6 +47,62 @@ def _predict(args: argparse.Namespace) -> None:
     if not args.video.is_file():
         raise UserError(f"video {args.video}: expected a file, found none")
     print(predict.predict(args.video, run.load(args.checkpoint, args.which)))
+
+
+def _add_check_data(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
+        "check-data",
+        help="read all clips of a list or folder, report the bad ones and write a list of the good ones",
+        epilog="exit status: 0 all clips are good, 1 some are not, 2 wrong usage",
+    )
+    check.add_argument("source", type=Path, help="a list, a folder of class folders, or a folder of videos")
+    check.add_argument("--num_classes", type=_positive, default=0, help="default: as found")
+    check.add_argument("--root", default="", help="where a list's relative paths start; default: its folder")
+    check.add_argument(
+        "--frame_template", default=Data.frame_template, help="names of a JPEG folder's frames"
+    )
+    check.add_argument("--min_frames", type=_positive, default=3, help="fewer are too short; default 3")
+    check.add_argument(
+        "--out",
+        type=Path,
+        help="the cleaned list; default: beside the source, NAME.clean.txt; of class folders also "
+        "NAME.clean.classes.txt, their names in label order; none of a folder of videos without labels",
+    )
+    check.add_argument("--json", type=Path, help="the report for machines; default: none")
+    check.add_argument("--workers", type=_positive, default=0, help="threads; default: one a core")
+    check.set_defaults(run=_check_data)
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text}")
+    return int(text)
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from adafuse_jax.input import check
+
+    source = args.source
+    name = source.absolute().name if source.is_dir() else source.stem
+    out = args.out or source.absolute().with_name(f"{name}.clean.txt")
+    for path in filter(None, (out, args.json)):
+        if path.resolve() == source.resolve():
+            raise UserError(f"{path}: expected another file than the source, which is never overwritten")
+        if not os.access(path.absolute().parent, os.W_OK):  # said now, not when all has been read
+            raise UserError(f"{path}: expected it in a folder that can be written to, found none")
+    if source.is_dir():
+        report = check.check_folder(source, args.num_classes, args.min_frames, args.workers)
+    else:
+        report = check.check_list(
+            source, args.num_classes, args.root, args.min_frames, args.frame_template, args.workers
+        )
+    print(report)
+    for path in check.write(report, out, args.root):
+        print(f"written  {path}")
+    if args.json:
+        args.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+        print(f"written  {args.json}")
+    return 1 if report.bad else 0
 
 
 if __name__ == "__main__":
