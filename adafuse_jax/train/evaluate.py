@@ -1,5 +1,6 @@
 """Evaluation: every clip once, metrics summed over batches."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -49,4 +50,7 @@ def evaluate(
         total = metrics if total is None else total.merge(metrics)
     if total is None:
         raise UserError("evaluation: expected at least one clip, found none")
-    return {**total.compute(), "map": scores.mean_average_precision()}
+    found = total.compute()
+    # Of logits that aren't numbers there is no ranking.
+    ranked = math.isfinite(found["loss"])
+    return {**found, "map": scores.mean_average_precision() if ranked else math.nan}
