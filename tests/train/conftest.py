@@ -1,22 +1,26 @@
-"""What is compiled once stays compiled: several runs of one config share their steps."""
+"""Training compiles large steps and runs few of them: here they compile quickly, and each but once."""
 
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """JAX's compilation cache, for this session alone."""
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(tmp_path_factory):
+    """Few optimisations, and a compilation cache for this session alone."""
     wanted = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_disable_most_optimizations": True,
+        "jax_compilation_cache_dir": str(tmp_path_factory.getbasetemp() / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    for values in (wanted, before):
+    before = {name: jax.config.values[name] for name in wanted}
+
+    def apply(values):
         for name, value in values.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        if values is wanted:
-            yield
+
+    apply(wanted)
+    yield
+    apply(before)
