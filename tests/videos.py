@@ -65,10 +65,11 @@ def greys(count, step=10, height=32, width=48):
 
 
 def textures(count, seed=0, height=64, width=96):
-    """Images of a moving texture: unlike plain ones, they fill their packets."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (16, 24, 3), np.uint8)
-    wide = cv2.resize(coarse, (width + count, height))
-    return [np.ascontiguousarray(wide[:, i : i + width]) for i in range(count)]
+    """Images of a moving texture with noise, which spreads the bytes of a file over its frames."""
+    random = np.random.default_rng(seed)
+    wide = cv2.resize(random.integers(40, 216, (16, 24, 3), np.uint8), (width + count, height))
+    noise = random.integers(-20, 20, (count, height, width, 3))
+    return [(wide[:, i : i + width] + noise[i]).astype(np.uint8) for i in range(count)]
 
 
 def _silence(stream, seconds):

@@ -1,6 +1,7 @@
 """Reads one clip as training would and says what is wrong with it; `check` tells what each problem means."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import av
@@ -86,22 +87,22 @@ def _extent(path: Path) -> tuple[float, float]:
 
     The header's duration is that of the longest stream, so sound that outlasts the pictures is no loss.
     """
-    spans, pictures = [], 0
+    first, last = math.inf, -math.inf
     with decode.open_video(path) as (container, stream):
         for packet in container.demux():
             start = packet.dts if packet.pts is None else packet.pts
             if packet.size and start is not None:
-                spans.append((start * packet.time_base, (start + (packet.duration or 0)) * packet.time_base))
-                pictures += packet.stream == stream
+                first = min(first, start * packet.time_base)
+                last = max(last, (start + (packet.duration or 0)) * packet.time_base)
         promised = (container.duration or 0) / av.time_base
         if container.format.name == "avi" and stream.average_rate:
             # FFmpeg shortens the duration of an AVI to what it finds; the header's count stays.
             promised = max(promised, stream.frames / stream.average_rate)
-        from_zero = "matroska" in container.format.name  # its duration counts from 0, not the first frame
-    if pictures < 2:  # how long a single picture stays is rarely stored
+        if "matroska" in container.format.name:
+            first = min(first, 0)  # its duration counts from 0
+    if last <= first:  # no times, or a single frame that doesn't say how long it stays
         return 0.0, 0.0
-    start = 0 if from_zero else min(start for start, _ in spans)
-    return float(max(end for _, end in spans) - start), float(promised)
+    return float(last - first), float(promised)
 
 
 def _lacks_bytes(path: Path) -> bool:
