@@ -86,6 +86,7 @@ def loop(actions, chosen, channels_before, cost_after):
 SITE = costs.SiteCost(((4, 400), (6, 1200)), 900)  # two convolutions: 100 and 200 MACs a channel
 EACH = [100] * 4 + [200] * 6
 DENSE = 400 + 1200 + 900
+SUBSETS = [*ACTIONS.values(), ("skip", "reuse"), ("reuse",), ("keep",)]
 savings = jax.jit(costs.savings, static_argnums=(1, 2, 3))
 
 
@@ -97,7 +98,7 @@ def left(chosen, actions):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31 - 1), st.sampled_from(list(ACTIONS.values())), st.sampled_from([1, 2, 5]))
+@given(st.integers(0, 2**31 - 1), st.sampled_from(SUBSETS), st.sampled_from([1, 5]))
 def test_eq_5_channel_by_channel(seed, actions, frames):
     chosen = np.random.default_rng(seed).integers(0, len(actions), (frames, 10))
     actual, upper = left(chosen, actions)
