@@ -4,6 +4,7 @@ missing      the file or folder isn't there, or frames that the list counts on a
 empty        a file of 0 bytes, a folder without files
 truncated    cut off: no stream comes near the duration that the header states. Most such files of WebM, MKV
              or AVI decode without an error; training then reads what is there, and only this check tells.
+             A file that states no duration (MPEG-TS, MPEG-PS, live WebM) never counts as truncated.
 no video     no video stream, as in a file of sound alone
 too short    fewer frames than wanted, by default 3
 unreadable   an error in opening or decoding, or frames of several sizes
