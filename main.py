@@ -81,4 +81,5 @@ def unknown_field(argv: list[str], error: Exception) -> UserError:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(Config.from_dict(read_flags(sys.argv)))))
+    again = "stopped; the same command goes on from the last checkpoint"
+    sys.exit(guarded(lambda: run(Config.from_dict(read_flags(sys.argv))), again))

@@ -26,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: args.run(args))
 
 
-def guarded(run: Callable[[], int | None]) -> int:
-    """The exit status of `run` (None for 0), with a user's mistake told in one line; 130 after Ctrl-C."""
+def guarded(run: Callable[[], int | None], stopped: str = "stopped") -> int:
+    """The exit status of `run` (None for 0).
+
+    A user's mistake is told in one line, status 2; Ctrl-C by the line `stopped`, status 130.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("adafuse_jax").setLevel(logging.INFO)
     try:
@@ -36,7 +39,7 @@ def guarded(run: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return 130
 
 

@@ -151,7 +151,7 @@ def check_list(
         raise UserError(
             f"frame template: expected one as img_{{:05d}}.jpg, found {frame_template}"
         ) from error
-    lines = manifest._lines(path, "list")
+    lines = manifest.read_lines(path, "list")
     if not lines:
         raise UserError(f'list {path}: expected "path label" or "folder frames label" lines, found none')
     if not num_classes:
@@ -161,7 +161,7 @@ def check_list(
     entries = []
     for number, line in lines:
         try:
-            clip = manifest._parse("", line, num_classes, root)
+            clip = manifest.parse("", line, num_classes, root)
             entries.append(Entry(str(clip.path), clip, number))
         except UserError as error:
             entries.append(Entry(line, None, number, "wrong label", str(error).removeprefix(": ")))

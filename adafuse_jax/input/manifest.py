@@ -38,8 +38,8 @@ def read_list(path: str | Path, num_classes: int, root: str | Path = "") -> list
     path = Path(path)
     root = Path(root) if root else path.parent
     clips, missing = [], []
-    for number, line in _lines(path, "list"):
-        clip = _parse(f"{path}, line {number}", line, num_classes, root)
+    for number, line in read_lines(path, "list"):
+        clip = parse(f"{path}, line {number}", line, num_classes, root)
         clips.append(clip)
         if not clip.path.exists():
             missing.append(clip.path)
@@ -60,13 +60,13 @@ def read_class_names(path: str | Path, num_classes: int) -> list[str]:
     """
     if not path:
         return [str(label) for label in range(num_classes)]
-    names = [line for _, line in _lines(Path(path), "class names")]
+    names = [line for _, line in read_lines(Path(path), "class names")]
     if len(names) != num_classes:
         raise UserError(f"class names {path}: expected {num_classes} lines, found {len(names)}")
     return names
 
 
-def _lines(path: Path, kind: str) -> list[tuple[int, str]]:
+def read_lines(path: Path, kind: str) -> list[tuple[int, str]]:
     """(1-based number, text) of the lines that aren't blank."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -77,7 +77,8 @@ def _lines(path: Path, kind: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line]
 
 
-def _parse(where: str, line: str, num_classes: int, root: Path) -> Clip:
+def parse(where: str, line: str, num_classes: int, root: Path) -> Clip:
+    """The clip of a line that stands at `where`; UserError for a malformed line or a label out of range."""
     expected = 'expected "path label" or "folder frames label"'
     name, *rest = line.rsplit(maxsplit=1)
     if not rest or not _INTEGER.fullmatch(rest[0]):

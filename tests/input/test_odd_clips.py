@@ -16,7 +16,7 @@ from adafuse_jax.input.decode import UnreadableClip, frames_on_screen, num_frame
 from adafuse_jax.input.manifest import Clip
 
 # Name: frames, (width, height) upright, what check-data says. Counts and sizes are OpenCV's, which counts by
-# decoding too; it has no AV1, whose count and size are those that the file was made with.
+# decoding too; it has no AV1, whose count and size are what PyAV gives.
 READABLE = {
     "decord_pancake.mkv": (310, (426, 240), ""),
     "decord_rot0.mov": (3, (568, 320), ""),
