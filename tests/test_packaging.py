@@ -29,16 +29,21 @@ def requirements(text: str) -> dict[str, Requirement]:
 
 def test_what_is_imported_is_required():
     modules = set()
-    for path in [ROOT / "main.py", *(ROOT / "configs").glob("*.py"), *PACKAGE.rglob("*.py")]:
+    folders = [*(ROOT / "configs").glob("*.py"), *(ROOT / "data").glob("*.py"), *PACKAGE.rglob("*.py")]
+    for path in [ROOT / "main.py", *folders]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
-    modules -= set(sys.stdlib_module_names) | {"adafuse_jax"}
+    modules -= set(sys.stdlib_module_names) | {"adafuse_jax", "data"}
     owners = importlib.metadata.packages_distributions()
     imported = {canonicalize_name(owners[module][0]) for module in modules}
-    assert imported == set(requirements(setup()["options"]["install_requires"]))
+    always = set(requirements(setup()["options"]["install_requires"]))
+    for_data = set(requirements(setup()["options.extras_require"]["data"]))
+    assert imported - for_data == always
+    # Which TFDS imports in its download_and_prepare, without requiring it.
+    assert for_data - imported == {"importlib-resources"}
 
 
 def test_constraints_pin_what_is_required():
