@@ -95,20 +95,47 @@ def center_crop(frames: Frames, resize: int, size: int) -> Square:
     Raises:
         UserError: when `size` exceeds `resize`.
     """
+    return crops_along(frames, resize, size, 1)[0]
+
+
+def crops_along(
+    frames: Frames, resize: int, size: int, count: int
+) -> UInt8[np.ndarray, "count T size size 3"]:
+    """`center_crop`, or three such crops: at the start, centre and end of the long side.
+
+    Three of `size` = `resize` pixels cover an image of up to 3:1 whole: the test of Wang et al., "Non-local
+    Neural Networks", CVPR 2018, section 4.1, which TSM calls full resolution.
+
+    Args:
+        frames: of the clip.
+        resize: short side before the cut, pixels.
+        size: side of a crop, pixels.
+        count: 1 or 3.
+
+    Raises:
+        UserError: when `size` exceeds `resize`, or for another count.
+    """
     if size > resize:
         raise UserError(f"centre crop: expected a size of at most the resized side {resize}, found {size}")
+    if count not in (1, 3):
+        raise UserError(f"crops of a clip: expected 1 or 3, found {count}")
     height, width = frames[0].shape[:2]
     short = min(width, height)
     width, height = (resize if side == short else int(resize * side / short) for side in (width, height))
     x, y = round((width - size) / 2), round((height - size) / 2)
+    places = [(x, y)]
+    if count == 3 and width >= height:
+        places = [(left, y) for left in (0, x, width - size)]
+    elif count == 3:
+        places = [(x, top) for top in (0, y, height - size)]
 
-    def cut(frame: np.ndarray) -> np.ndarray:
+    def cuts(frame: np.ndarray) -> list[np.ndarray]:
         image = PIL.Image.fromarray(np.ascontiguousarray(frame))
         # Pillow could compute the cut alone (`box`), but then rounds otherwise than the published two steps.
         resized = np.asarray(image.resize((width, height), PIL.Image.Resampling.BILINEAR))
-        return resized[y : y + size, x : x + size]
+        return [resized[y : y + size, x : x + size] for x, y in places]
 
-    return np.stack([cut(frame) for frame in frames])
+    return np.stack([cuts(frame) for frame in frames], axis=1)
 
 
 def horizontal_flip(frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:

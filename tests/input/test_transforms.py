@@ -113,6 +113,45 @@ def test_center_crop_larger_than_the_image():
         transforms.center_crop(noise(32, 32), 20, 24)
 
 
+@given(st.integers(8, 90), st.integers(8, 90), st.integers(10, 60), st.integers(0, 20))
+@settings(max_examples=30, deadline=None)
+def test_three_crops_are_the_start_the_centre_and_the_end_of_the_long_side(width, height, size, more):
+    frames, resize = noise(height, width), size + more
+    start, centre, end = transforms.crops_along(frames, resize, size, 3)
+    np.testing.assert_array_equal(centre, transforms.center_crop(frames, resize, size))
+    np.testing.assert_array_equal(transforms.crops_along(frames, resize, size, 1), [centre])
+    # The whole resized image: what each crop is a window of.
+    long = int(resize * max(width, height) / min(width, height))
+    w, h = (long, resize) if width >= height else (resize, long)
+    whole = np.stack(
+        [np.asarray(Image.fromarray(f).resize((w, h), Image.Resampling.BILINEAR)) for f in frames]
+    )
+    if width >= height:
+        whole, start, end = (a.swapaxes(1, 2) for a in (whole, start, end))
+    across = round((resize - size) / 2)
+    np.testing.assert_array_equal(start, whole[:, :size, across : across + size])
+    np.testing.assert_array_equal(end, whole[:, long - size :, across : across + size])
+
+
+@given(st.integers(20, 60), st.integers(20, 60))
+@settings(max_examples=20, deadline=None)
+def test_three_crops_at_full_resolution_hold_every_pixel_of_a_clip_up_to_three_to_one(short, long):
+    if short <= long <= 3 * short:
+        frames = noise(short, long, frames=1)
+        start, centre, end = transforms.crops_along(frames, short, short, 3)
+        offset = round((long - short) / 2)
+        seen = np.zeros_like(frames)
+        for x, crop in ((0, start), (offset, centre), (long - short, end)):
+            seen[:, :, x : x + short] = crop
+        np.testing.assert_array_equal(seen, frames)
+
+
+def test_other_numbers_of_crops():
+    for count in (0, 2, 4):
+        with pytest.raises(UserError, match=f"crops of a clip: expected 1 or 3, found {count}"):
+            transforms.crops_along(noise(32, 32), 20, 20, count)
+
+
 def test_flip():
     frames = noise(5, 7)
     flipped = transforms.horizontal_flip(frames)
