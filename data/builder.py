@@ -50,7 +50,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     FOLDERS: ClassVar[bool] = False  # clips are JPEG folders, at FPS
     FPS: ClassVar[float] = 0.0
 
-    def __init__(self, *, short_side: int = 256, quality: int = 95, max_frames: int = 32, **kwargs: Any):
+    def __init__(self, *, short_side: int = 256, quality: int = 90, max_frames: int = 32, **kwargs: Any):
         self._stored = {"short_side": short_side, "quality": quality, "max_frames": max_frames}
         super().__init__(file_format="array_record", **kwargs)
 
@@ -59,8 +59,13 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Adds the flags of `data.prepare` for this data set; they become keywords of the constructor."""
         parser.add_argument("--manual_dir", type=Path, required=True, help="the owner's files")
         parser.add_argument("--short_side", type=int, default=256, help="pixels; smaller frames stay")
-        parser.add_argument("--quality", type=int, default=95, help="of new JPEGs, 1..100")
+        parser.add_argument("--quality", type=int, default=90, help="of new JPEGs, 1..100")
         parser.add_argument("--max_frames", type=int, default=32, help="stored of a clip; 0: all")
+
+    @classmethod
+    def first_words(cls) -> str:
+        """What the data set is, from its docstring."""
+        return inspect.getdoc(cls).split("\n\n")[0]
 
     def listing(self, manual_dir: Path) -> Listing:
         """The clips of the owner's files.
@@ -78,7 +83,7 @@ class VideoBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=inspect.getdoc(type(self)).split("\n\n")[0],
+            description=self.first_words(),
             features=features(),
             homepage=self.HOMEPAGE,
             citation=self.CITATION,

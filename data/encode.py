@@ -43,7 +43,7 @@ class VideoEncoder:
     """
 
     short_side: int = 256
-    quality: int = 95
+    quality: int = 90
     max_frames: int = 32
     template: str = "{:05d}.jpg"
     fps: float = 0.0

@@ -24,6 +24,7 @@ class MovingShapes(VideoBuilder):
         num_frames: drawn and stored of a clip.
         train_clips: number of training clips.
         val_clips: number of validation clips.
+        quality: of the JPEGs, 1..100.
         config: the level, "easy", "medium" or "hard".
         **kwargs: of `VideoBuilder`.
     """
@@ -41,11 +42,12 @@ class MovingShapes(VideoBuilder):
         num_frames: int = 8,
         train_clips: int = 20_000,
         val_clips: int = 600,
+        quality: int = 95,
         **kwargs: Any,
     ):
         self._image_size, self._num_frames = image_size, num_frames
         self._lengths = {"train": train_clips, "validation": val_clips}
-        super().__init__(**kwargs)
+        super().__init__(quality=quality, **kwargs)
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

@@ -75,6 +75,9 @@ def prepare(args: argparse.Namespace) -> Prepared:
     options = {key: value for key, value in vars(args).items() if key not in _OWN}
     builder = BUILDERS[args.name](data_dir=args.data_dir, **options)
     listing = builder.listing(getattr(args, "manual_dir", None) or Path())
+    if builder.CLASSES not in (None, len(listing.class_names)):
+        found = f"{len(listing.class_names)} in {args.manual_dir}"
+        print(f"note: {args.name} has {builder.CLASSES} classes as published, found {found}", file=sys.stderr)
     splits = _splits(args, listing)
     directory = Path(builder.data_dir)
     _claim(directory, builder, listing, splits, args.shard_clips)
@@ -84,6 +87,10 @@ def prepare(args: argparse.Namespace) -> Prepared:
     if None in found or not (directory / METADATA).is_file():
         _write_missing(directory, tasks, found, args, total)
         found = [shards.finished(task) for task in tasks]
+        if None in found:
+            raise UserError(
+                f"{found.count(None)} of {len(found)} shards aren't finished: see the errors above"
+            )
         sizes = {split: [(r.clips, r.bytes) for r in found if r.split == split] for split in splits}
         for split in splits:
             if not any(clips for clips, _ in sizes[split]):
@@ -124,15 +131,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__.split("\n")[0])
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
     for name, builder in BUILDERS.items():
-        one = names.add_parser(name, help=builder.__doc__.split("\n")[0], description=builder.__doc__)
+        one = names.add_parser(name, help=builder.first_words(), description=builder.first_words())
         builder.add_arguments(one)
         one.add_argument("--data_dir", type=Path, required=True, help="where the prepared data goes")
         one.add_argument("--splits", default="train,validation", help="comma-separated; also: test")
-        one.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: all cores")
+        one.add_argument("--workers", type=int, default=_cores(), help="processes; default: all cores")
         one.add_argument("--shard_clips", type=int, default=0, help="clips a shard; 0: 256, or fewer")
         one.add_argument("--max_rejected", type=float, default=0.01, help="share of clips; more is an error")
         one.add_argument("--beam", help='run on Apache Beam with these arguments: --beam="--runner=..."')
     return parser
+
+
+def _cores() -> int:
+    """Cores this process may use, which on a shared machine may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _check(args: argparse.Namespace) -> None:

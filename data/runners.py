@@ -109,5 +109,11 @@ def run_beam(tasks: list[Task], arguments: list[str]) -> list[Report]:
     with beam.Pipeline(options=options.PipelineOptions(arguments)) as pipeline:
         # Beam may carry out a task twice, even at once: each writes the same bytes and renames its own file.
         written = pipeline | beam.Create(tasks) | beam.Reshuffle()
-        _ = written | beam.Map(shards.write)
+        _ = written | beam.Map(_write_or_fail)
     return [report for report in map(shards.finished, tasks) if report]
+
+
+def _write_or_fail(task: Task) -> None:
+    report = shards.write(task)
+    if not report.finished:
+        raise UserError(f"{task.path.name}: too many clips can't be read, the last is {report.rejected[-1]}")
