@@ -99,12 +99,14 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
     """
     with Checkpoints(directory, write=False) as checkpoints:
         found = checkpoints.read_meta(which)
-        config = config or Config.from_dict(found["config"])
+        saved = Config.from_dict(found["config"])
+        config = config or saved
         grid = mesh.make()
         model = make_model(config)
         graph, params, stats = states.take_apart(model)
-        # The lengths of the schedule don't matter to the shape of the optimiser's state.
-        optimizer = make_optimizer(config.optimizer, params, 1, sys.maxsize)
+        # Its state comes along, so it is the run's optimiser, whatever the config's; the lengths of the
+        # schedule don't matter to the shape.
+        optimizer = make_optimizer(saved.optimizer, params, 1, sys.maxsize)
         like = jax.eval_shape(lambda: states.initial(params, stats, optimizer))
         like = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.replicated(grid)), like

@@ -175,6 +175,13 @@ def test_a_checkpoint_of_another_model(whole, tmp_path):
         loop.train(config({**FUSED, "hidden": 32}), workdir)
 
 
+def test_to_use_a_checkpoint_the_optimiser_does_not_matter(whole):
+    values = config(optimizer={"name": "sgd", "clip_norm": 0.0})
+    loaded, own = run.load(whole[0], "latest", values), run.load(whole[0], "latest")
+    assert (loaded.config, own.config) == (values, config())
+    jax.tree.map(np.testing.assert_array_equal, loaded.parts.params, own.parts.params)
+
+
 @pytest.mark.parametrize(
     "changed, message",
     [
