@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from adafuse_jax.train.metrics import Metrics
 from adafuse_jax.train.optim import make_optimizer, schedule
 from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta
 from adafuse_jax.train.step import make_train_step
+from adafuse_jax.train.stop import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     Raises:
         UserError: for a config that can't be run, a workdir of another run, unreadable clips beyond the
             set share, or a loss that isn't finite.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the step under way is saved.
     """
     parts = build(config, devices)
     per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
@@ -85,12 +88,13 @@ class _Runner:
         every = settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
         result, pending = None, []
-        with Progress("train", self.total, settings.batch_size, done) as bar:
+        with Progress("train", self.total, settings.batch_size, done) as bar, Stop() as stop:
             for i in range(done + 1, self.total + 1):
                 state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
                 pending.append(metrics)
                 evaluates = i % self.eval_every == 0 or i == self.total
-                saves = evaluates or (every and i % every == 0)
+                asked = stop.asked  # once a step: it may change at any moment
+                saves = evaluates or asked or (every and i % every == 0)
                 # A checkpoint comes after a log: no loss that isn't finite gets that far, and a run that
                 # goes on from it has no step left to log.
                 if i % settings.log_every_steps == 0 or saves:
@@ -100,6 +104,9 @@ class _Runner:
                     result = self._evaluate(i, state)
                 elif saves:
                     self._save(i, state, None)
+                if asked:
+                    _log.info("%s: saved after step %d of %d", asked.name, i, self.total)
+                    raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(0)
         return result
 
     def _log(self, step: int, pending: list[Metrics], bar: Progress) -> None:
