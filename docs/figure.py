@@ -9,8 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from adafuse_jax.input.moving_shapes import CLASSES
-from adafuse_jax.input.pipeline import make_source
+from adafuse_jax.input.moving_shapes import CLASSES, MovingShapes
 from adafuse_jax.report import policies
 from adafuse_jax.train.run import load
 from adafuse_jax.train.state import put_together
@@ -21,8 +20,10 @@ CLIP = 1  # of the validation clips
 trained = load(Path(sys.argv[1]))
 parts, config = trained.parts, trained.config
 model = put_together(parts.graph, parts.params, parts.stats)
-clip, label = make_source(config, "val").read(CLIP, None)
-out = model(normalize(clip[None], config.data))
+data = config.data
+shapes = MovingShapes("val", data.num_frames, data.level, data.val_clips, image_size=data.image_size)
+clip, label = shapes[CLIP]["clip"], shapes[CLIP]["label"]
+out = model(normalize(clip[None], data))
 cost = cost_of(model, out, config)
 share = float(cost.actual[0]) / cost.dense
 probability = float(jax.nn.softmax(out.logits[0])[label])
