@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import logging
+import os
 import runpy
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -70,23 +72,27 @@ def whole(tmp_path_factory):
     return workdir, loop.train(config(), workdir)
 
 
-def interrupt(monkeypatch, position, error):
-    """Makes the training data fail when asked for the batch after `position`."""
+def at(monkeypatch, position, action):
+    """Does something when the batch after `position` is asked for."""
     make = loop.pipeline.make_train
 
-    class Failing:
+    class Interrupted:
         def __init__(self, *args, **options):
             self.batches = make(*args, **options)
 
         def __next__(self):
             if self.batches.position == position:
-                raise error
+                action()
             return next(self.batches)
 
         def __getattr__(self, name):
             return getattr(self.batches, name)
 
-    monkeypatch.setattr(loop.pipeline, "make_train", Failing)
+    monkeypatch.setattr(loop.pipeline, "make_train", Interrupted)
+
+
+def fail():
+    raise OSError("disk full")
 
 
 def test_a_run_writes_what_it_says(whole):
@@ -106,14 +112,26 @@ def test_a_run_writes_what_it_says(whole):
 
 def test_an_interrupted_run_ends_as_one_that_was_not(whole, tmp_path):
     # Before the first checkpoint; right after an evaluation; after a checkpoint that came between two logs.
-    for position, error in ((2, KeyboardInterrupt()), (5, OSError("disk full")), (7, KeyboardInterrupt())):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(type(error)):
-            interrupt(patch, position, error)
+    for position in (2, 5, 7):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk full"):
+            at(patch, position, fail)
             loop.train(config(), tmp_path)
     assert last_state(tmp_path, config())[2] == 6
     result = loop.train(config(), tmp_path)
     assert result == whole[1]
     assert logged(tmp_path) == logged(whole[0])
+    jax.tree.map(
+        np.testing.assert_array_equal, last_state(tmp_path, config()), last_state(whole[0], config())
+    )
+
+
+def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
+    for step, number, error in ((4, signal.SIGINT, KeyboardInterrupt), (7, signal.SIGTERM, SystemExit)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
+            at(patch, step - 1, lambda number=number: os.kill(os.getpid(), number))
+            loop.train(config(), tmp_path)
+        assert last_state(tmp_path, config())[2] == step
+    assert loop.train(config(), tmp_path) == whole[1]
     jax.tree.map(
         np.testing.assert_array_equal, last_state(tmp_path, config()), last_state(whole[0], config())
     )
