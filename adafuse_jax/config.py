@@ -34,7 +34,12 @@ class Data:
     num_classes: int = 174
     num_frames: int = 8  # T
     image_size: int = 224  # pixels, square crop
-    resize: int = 256  # pixels, short side before the centre crop of evaluation
+    resize: int = 256  # pixels, short side before the crops of evaluation
+    sampling: str = "uniform"  # "uniform" over the whole clip, or "dense" in a window of 64 frames
+    # Evaluation averages a clip's logits over test_clips samplings times test_crops crops, and adds up
+    # their MACs: what was computed. 2 x 3 with image_size = resize is the "full resolution" test of TSM.
+    test_clips: int = 1
+    test_crops: int = 1  # 1: centre; 3: start, centre and end of the long side
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     # video_list: text files of "path label" or "folder frames label" lines, paths relative to `root`
@@ -44,8 +49,11 @@ class Data:
     root: str = ""
     class_names: str = ""  # text file, one name a line, in label order; numbers are used when empty
     frame_template: str = "img_{:05d}.jpg"  # 1-based frame number inside a JPEG folder
-    flip: float = 0.0  # probability of a horizontal flip; 0 where labels know left from right
+    flip: float = 0.0  # probability of a horizontal flip; where labels know left from right, 0 or
+    flip_labels: str = ""  # text file of the classes that then swap, two a line; see configs/flip_labels
     scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # multi-scale crop, shares of the short side
+    # Strength of changes in brightness, contrast, saturation (each up to 1) and hue (up to 0.5).
+    colour_jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     max_bad_share: float = 0.01  # a run stops when more than this share of the clips read can't be read
     # prepared
     prepared_dir: str = ""  # as `python -m data.prepare` names it at its end
@@ -169,6 +177,7 @@ def base() -> ml_collections.ConfigDict:
 _CHOICES = {
     ("data", "name"): ("moving_shapes", "prepared", "video_list"),
     ("data", "level"): ("easy", "medium", "hard"),
+    ("data", "sampling"): ("uniform", "dense"),
     ("optimizer", "name"): ("sgd", "adamw"),
     ("optimizer", "schedule"): ("step", "cosine"),
     ("loss", "flops_loss"): ("real", "upper"),
@@ -180,8 +189,8 @@ _RANGES = (
         "more than 0",
         lambda value: value > 0,
         "data.num_classes data.num_frames data.image_size data.resize data.threads data.train_clips "
-        "data.val_clips optimizer.learning_rate train.epochs train.batch_size train.eval_batch_size "
-        "train.eval_every_epochs train.log_every_steps",
+        "data.val_clips data.test_clips optimizer.learning_rate train.epochs train.batch_size "
+        "train.eval_batch_size train.eval_every_epochs train.log_every_steps",
     ),
     (
         "0 or more",
@@ -197,6 +206,14 @@ _RANGES = (
     ("0 or more and less than 2**32", lambda value: 0 <= value < 2**32, "train.seed"),
     ("3 numbers, one a colour", lambda value: len(value) == 3, "data.mean data.std"),
     ("more than 0 for each colour", lambda value: all(v > 0 for v in value), "data.std"),
+    ("1 or 3", lambda value: value in (1, 3), "data.test_crops"),
+    (
+        "3 strengths of 0 to 1 and one of 0 to 0.5",
+        lambda value: (
+            len(value) == 4 and all(0 <= v <= m for v, m in zip(value, (1, 1, 1, 0.5), strict=True))
+        ),
+        "data.colour_jitter",
+    ),
 )
 
 
@@ -250,8 +267,20 @@ def _check(config: Config) -> None:
         raise UserError(
             f"config.loss.flops_warmup: expected two rising shares of the steps in [0, 1], found {warmup}"
         )
-    if config.data.name != "moving_shapes" and config.data.resize < config.data.image_size:
+    if config.data.name == "moving_shapes":
+        _check_drawn(config.data)
+    elif config.data.resize < config.data.image_size:
         raise UserError(
             f"config.data.resize: expected at least image_size {config.data.image_size}, "
             f"found {config.data.resize}"
         )
+    if config.data.flip_labels and not config.data.flip:
+        raise UserError("config.data.flip_labels: expected config.data.flip above 0 with it, found 0")
+
+
+def _check_drawn(data: Data) -> None:
+    """Clips of moving_shapes are drawn as they are used: what looks at a video in some way has no meaning."""
+    for name in ("sampling", "test_clips", "test_crops", "flip", "flip_labels", "colour_jitter"):
+        default, value = getattr(Data(), name), getattr(data, name)
+        if value != default:
+            raise UserError(f"config.data.{name}: expected {default!r} with moving_shapes, found {value!r}")

@@ -140,6 +140,7 @@ def test_integers_are_numbers_and_lists_are_tuples():
             "video-list",
             "unknown value of config.data.name 'video-list' (did you mean 'video_list'?)",
         ),
+        ("data.sampling", "sparse", "unknown value of config.data.sampling 'sparse'; known: dense, uniform"),
         ("data.level", "eazy", "(did you mean 'easy'?); known: easy, hard, medium"),
         ("optimizer.name", "adam", "unknown value of config.optimizer.name 'adam' (did you mean 'adamw'?)"),
         ("optimizer.schedule", "cos", "unknown value of config.optimizer.schedule 'cos'"),
@@ -162,6 +163,20 @@ def test_integers_are_numbers_and_lists_are_tuples():
         ("loss.label_smoothing", 7.0, "config.loss.label_smoothing: expected 0 to 1, found 7.0"),
         ("data.mean", (0.5,), "config.data.mean: expected 3 numbers, one a colour, found (0.5,)"),
         ("data.std", (1, 0, 1), "config.data.std: expected more than 0 for each colour, found (1, 0, 1)"),
+        ("data.test_clips", 0, "config.data.test_clips: expected more than 0, found 0"),
+        ("data.test_crops", 2, "config.data.test_crops: expected 1 or 3, found 2"),
+        (
+            "data.colour_jitter",
+            (0.4, 0.4),
+            "expected 3 strengths of 0 to 1 and one of 0 to 0.5, found (0.4, 0.4)",
+        ),
+        ("data.colour_jitter", (0, 0, 0, 0.6), "config.data.colour_jitter: expected 3 strengths of 0 to 1"),
+        ("data.colour_jitter", (0, -0.1, 0, 0), "config.data.colour_jitter: expected 3 strengths of 0 to 1"),
+        (
+            "data.flip_labels",
+            "pairs.txt",
+            "config.data.flip_labels: expected config.data.flip above 0 with it",
+        ),
         ("train.seed", -1, "config.train.seed: expected 0 or more and less than 2**32, found -1"),
         ("train.seed", 2**32, "config.train.seed: expected 0 or more and less than 2**32"),
         ("loss.flops_warmup", (0.6, 0.4), "config.loss.flops_warmup: expected two rising shares"),
@@ -188,6 +203,21 @@ def test_an_unknown_section():
 def test_shapes_are_drawn_at_their_size_and_need_no_resizing():
     data = {"name": "moving_shapes", "num_classes": 12, "image_size": 300, "resize": 256}
     assert Config.from_dict({"data": data}).data.image_size == 300
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("sampling", "dense"),
+        ("test_clips", 2),
+        ("test_crops", 3),
+        ("flip", 0.5),
+        ("colour_jitter", (0.1, 0.0, 0.0, 0.0)),
+    ],
+)
+def test_shapes_are_drawn_as_they_are_used(name, value):
+    with pytest.raises(UserError, match=rf"config\.data\.{name}: expected .* with moving_shapes, found"):
+        Config.from_dict({"data": {"name": "moving_shapes", name: value}})
 
 
 def test_unknown_suggests_only_what_is_near():

@@ -1,118 +1,39 @@
-"""Batches of clips by Grain: source -> shuffle -> repeat -> read, sample, crop, flip -> batch.
+"""Batches of clips by Grain: source -> shuffle -> repeat -> read -> share of this process -> batch.
 
-A batch is {"clip": uint8 (B, T, H, W, 3), "label": int32 (B,), "weight": float32 (B,)}. The weight is 1,
-or 0 for a row that isn't a clip: the padding of the last batch of an evaluation, and a clip that couldn't
-be read (its pixels are 0). Each record is one clip, so the position in the data is one number, good with
-any number of threads; what a record holds depends on (seed, position) alone.
+A batch is {"clip": uint8 (B, T, H, W, 3), "label": int32 (B,), "weight": float32 (B,)}; in an evaluation
+with V > 1 views of each clip, "clip" is (B, V, T, H, W, 3). The weight is 1, or 0 for a row that isn't a
+clip: the padding of the last batch of an evaluation, and a clip that couldn't be read (its pixels are 0).
+
+Each record is one clip, so the position in the data is one number, good with any number of threads; what
+a record holds depends on (seed, position) alone. Of several processes each is a shard: it reads a block of
+every batch, the first shard the first rows and so on. Put together in order, the shards' batches are those
+of a single process, so a run may also go on with another number of processes.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
 import grain
 import numpy as np
 
 from adafuse_jax.config import Config, Data
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import decode, manifest, prepared, sampling, transforms
-from adafuse_jax.input.moving_shapes import CLASSES, MovingShapes
+from adafuse_jax.input import decode, views
+from adafuse_jax.input.sources import Source, make_source
 
 _log = logging.getLogger(__name__)
 
-_SHAPES_SEED = 0  # moving_shapes is one data set, whatever the run's seed: the split tells its clips apart
 _PADDING = -1  # index of a row that fills the last batch
 
 Batch = dict[str, np.ndarray]
 
 
-class Source(Protocol):
-    """Clips by index."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        """The clip (T, H, W, 3) and its label; with `rng` as for training, without as for evaluation."""
-
-
-class VideoList:
-    """The clips of config.data.train_list or val_list."""
-
-    def __init__(self, data: Data, split: str):
-        path = getattr(data, f"{split}_list")
-        if not path:
-            raise UserError(f"config.data.{split}_list: expected a list of clips, found nothing")
-        self._data = data
-        self._clips = manifest.read_list(path, data.num_classes, data.root)
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        clip, template = self._clips[index], self._data.frame_template
-        return _look(self._data, lambda choose: decode.read_frames(clip, choose, template), rng), clip.label
-
-
-class Prepared:
-    """The clips of config.data.prepared_dir."""
-
-    def __init__(self, data: Data, split: str):
-        class_names(data)  # checks their number
-        self._data = data
-        self._clips = prepared.PreparedClips(data.prepared_dir, "train" if split == "train" else "validation")
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        clip = self._clips[index]
-        return _look(self._data, clip.read_frames, rng), clip.label
-
-
-def _look(
-    data: Data,
-    read_frames: Callable[[Callable[[int], Sequence[int]]], list[decode.Image]],
-    rng: np.random.Generator | None,
-) -> np.ndarray:
-    """The clip (T, H, W, 3) that the model sees of frames that `read_frames`, given a choice, reads."""
-
-    def choose(num_frames: int) -> np.ndarray:
-        if rng is None:
-            return sampling.validation_indices(num_frames, data.num_frames)
-        return sampling.training_indices(num_frames, data.num_frames, rng.integers)
-
-    frames = read_frames(choose)
-    if rng is None:
-        return transforms.center_crop(frames, data.resize, data.image_size)
-    pixels = transforms.multi_scale_crop(frames, data.image_size, data.scales, rng.integers)
-    if rng.random() < data.flip:
-        pixels = transforms.horizontal_flip(pixels)
-    return pixels
-
-
-class Shapes:
-    """The clips of moving_shapes, drawn at the size wanted: neither cropped nor flipped."""
-
-    def __init__(self, data: Data, split: str):
-        length = data.train_clips if split == "train" else data.val_clips
-        self._clips = MovingShapes(
-            split, data.num_frames, data.level, length, seed=_SHAPES_SEED, image_size=data.image_size
-        )
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def read(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, int]:
-        record = self._clips[index]
-        return record["clip"], record["label"]
-
-
 class Batches(Iterator[Batch]):
-    """Batches in order, from `position` on.
+    """A shard's blocks of the batches, in order, from `position` on.
 
     Attributes:
-        num_clips: distinct clips behind this iterator (those of its shard).
-        bad: path and reason, by index in the list, of every clip that couldn't be read so far.
+        num_clips: clips of the split, over all shards.
+        bad: path and reason, by index in the list, of every clip that this shard couldn't read so far.
     """
 
     def __init__(self, dataset: grain.IterDataset, num_clips: int, max_bad_share: float):
@@ -144,7 +65,8 @@ class Batches(Iterator[Batch]):
         """The next batch.
 
         Raises:
-            UserError: when more than max_bad_share of the clips turned out unreadable.
+            UserError: when more than max_bad_share of the clips turned out unreadable to this shard. Each
+                counts for itself, so several may together have met more before one alone has.
             StopIteration: after the last batch of an evaluation.
         """
         batch = next(self._iterator)
@@ -166,29 +88,25 @@ class Batches(Iterator[Batch]):
             )
 
 
-def make_source(config: Config, split: str) -> Source:
-    """The clips of a split, "train" or "val".
+class _Share:
+    """The rows of one shard: its block of every batch of a data set."""
 
-    Raises:
-        UserError: for a list or prepared data that can't be used, or an argument that moving_shapes
-            refuses.
-    """
-    sources = {"moving_shapes": Shapes, "prepared": Prepared, "video_list": VideoList}
-    return sources[config.data.name](config.data, split)
+    def __init__(self, dataset: grain.MapDataset, batch_size: int, shard_index: int, shard_count: int):
+        if not 0 <= shard_index < shard_count:
+            raise ValueError(f"shard: expected 0..{shard_count - 1}, found {shard_index}")
+        if batch_size % shard_count:
+            raise UserError(
+                f"batch size: expected a multiple of the {shard_count} processes, found {batch_size}"
+            )
+        self.block = batch_size // shard_count
+        self._dataset, self._batch_size, self._first = dataset, batch_size, shard_index * self.block
 
+    def __len__(self) -> int:
+        return len(self._dataset) // self._batch_size * self.block
 
-def class_names(data: Data) -> list[str]:
-    """Names of the classes in label order.
-
-    Raises:
-        UserError: where `data.num_classes` isn't their number.
-    """
-    if data.name == "video_list":
-        return manifest.read_class_names(data.class_names, data.num_classes)
-    names = list(CLASSES) if data.name == "moving_shapes" else prepared.class_names(data.prepared_dir)
-    if data.num_classes != len(names):
-        raise UserError(f"config.data.num_classes: {data.name} has {len(names)}, found {data.num_classes}")
-    return names
+    def __getitem__(self, row: int) -> Batch:
+        batch, place = divmod(row, self.block)
+        return self._dataset[batch * self._batch_size + self._first + place]
 
 
 def steps_per_epoch(config: Config, batch_size: int) -> int:
@@ -209,55 +127,56 @@ def steps_per_epoch(config: Config, batch_size: int) -> int:
 def make_train(
     config: Config, *, batch_size: int, seed: int, shard_index: int = 0, shard_count: int = 1
 ) -> Batches:
-    """Endless batches of randomly sampled, cropped and flipped clips, shuffled anew for each pass.
+    """Endless batches of randomly sampled, cropped, flipped and coloured clips, shuffled anew for each pass.
 
     Args:
         config: of the run.
-        batch_size: clips in a batch of this shard.
+        batch_size: clips in a batch, over all shards.
         seed: of the order and the augmentation.
-        shard_index: which shard this is, of every shard_count-th clip.
-        shard_count: number of shards, each read by its own process.
+        shard_index: which of the processes this is.
+        shard_count: number of processes; each gets batch_size / shard_count clips of every batch.
 
     Raises:
-        UserError: for a batch larger than the training set, a list that can't be used, or a wrong seed.
+        UserError: for a batch larger than the training set or that the processes can't share evenly, a list
+            that can't be used, or a wrong seed.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed: expected 0 or more and less than 2**32, found {seed}")
     source = make_source(config, "train")
-    indices = np.arange(len(source))[shard_index::shard_count]
-    _check_batch(batch_size, len(indices))
+    _check_batch(batch_size, len(source))
 
     def record(index: np.ndarray, rng: np.random.Generator) -> Batch:
         return _record(config.data, source, int(index), rng)
 
+    indices = np.arange(len(source))
     dataset = grain.MapDataset.source(indices).seed(seed).shuffle().repeat().random_map(record)
-    return _batches(dataset, config.data, len(indices), batch_size)
+    share = _Share(dataset, batch_size, shard_index, shard_count)
+    return _batches(share, config.data, len(source), 1)
 
 
 def make_eval(config: Config, *, batch_size: int, shard_index: int = 0, shard_count: int = 1) -> Batches:
-    """Each validation clip once, in the list's order; the last batch is filled with rows of weight 0.
+    """Each validation clip once, in the list's order; the last batches are filled with rows of weight 0.
 
     Every shard has the same number of batches.
 
     Args:
         config: of the run.
-        batch_size: rows in a batch of this shard.
+        batch_size: see `make_train`.
         shard_index: see `make_train`.
         shard_count: see `make_train`.
 
     Raises:
-        UserError: when the list can't be used.
+        UserError: when the list can't be used, or the processes can't share a batch evenly.
     """
     source = make_source(config, "val")
-    indices = np.arange(len(source))
-    indices = np.pad(indices, (0, -len(indices) % (batch_size * shard_count)), constant_values=_PADDING)
-    indices = indices[shard_index::shard_count]
 
     def record(index: np.ndarray) -> Batch:
         return _record(config.data, source, int(index), None)
 
-    dataset = grain.MapDataset.source(indices).map(record)
-    return _batches(dataset, config.data, int(np.sum(indices != _PADDING)), batch_size)
+    indices = np.arange(len(source))
+    indices = np.pad(indices, (0, -len(indices) % batch_size), constant_values=_PADDING)
+    share = _Share(grain.MapDataset.source(indices).map(record), batch_size, shard_index, shard_count)
+    return _batches(share, config.data, len(source), views.count(config.data))
 
 
 def _record(data: Data, source: Source, index: int, rng: np.random.Generator | None) -> Batch:
@@ -269,7 +188,8 @@ def _record(data: Data, source: Source, index: int, rng: np.random.Generator | N
         except decode.UnreadableClip as error:
             reason = str(error)
     if clip is None:
-        clip = np.zeros((data.num_frames, data.image_size, data.image_size, 3), np.uint8)
+        several = (views.count(data),) if rng is None and views.count(data) > 1 else ()
+        clip = np.zeros((*several, data.num_frames, data.image_size, data.image_size, 3), np.uint8)
     return {
         "clip": clip,
         "label": np.int32(label),
@@ -279,11 +199,13 @@ def _record(data: Data, source: Source, index: int, rng: np.random.Generator | N
     }
 
 
-def _batches(dataset: grain.MapDataset, data: Data, num_clips: int, batch_size: int) -> Batches:
-    # Two batches ahead: Grain's default of 500 clips would hold 600 MB at the published sizes.
-    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * batch_size)
-    rows = dataset.to_iter_dataset(options)
-    return Batches(rows.batch(batch_size, drop_remainder=True), num_clips, data.max_bad_share)
+def _batches(share: _Share, data: Data, num_clips: int, num_views: int) -> Batches:
+    # Two batches ahead: Grain's default of 500 clips would hold 600 MB at the published sizes. Several
+    # views of a clip count as so many clips.
+    ahead = max(data.threads, 2 * share.block // num_views)
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead)
+    rows = grain.MapDataset.source(share).to_iter_dataset(options)
+    return Batches(rows.batch(share.block, drop_remainder=True), num_clips, data.max_bad_share)
 
 
 def _check_batch(batch_size: int, num_clips: int) -> None:

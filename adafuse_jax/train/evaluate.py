@@ -30,7 +30,7 @@ def evaluate(
         step: from `make_eval_step`.
         params: of the model.
         stats: of its BatchNorms.
-        batches: padded batches with weights.
+        batches: padded batches with weights; of several processes, each gives its blocks of them.
         devices: what to run on.
         key: for sampled policies, as published evaluation does; None: the likeliest actions.
 
@@ -44,13 +44,12 @@ def evaluate(
     scores = Scores()
     for i, batch in enumerate(batches):
         batch_key = None if key is None else jax.random.fold_in(key, i)
-        metrics, logits = step(params, stats, mesh.put(batch, devices), batch_key)
-        scores.append(jax.device_get(logits), batch["label"], batch["weight"])
-        metrics = jax.device_get(metrics)
+        metrics, ranked = jax.device_get(step(params, stats, mesh.put(batch, devices), batch_key))
+        scores.append(*ranked)
         total = metrics if total is None else total.merge(metrics)
     if total is None:
         raise UserError("evaluation: expected at least one clip, found none")
     found = total.compute()
     # Of logits that aren't numbers there is no ranking.
-    ranked = math.isfinite(found["loss"])
-    return {**found, "map": scores.mean_average_precision() if ranked else math.nan}
+    numbers = math.isfinite(found["loss"])
+    return {**found, "map": scores.mean_average_precision() if numbers else math.nan}

@@ -10,7 +10,7 @@ import jax
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import pipeline
+from adafuse_jax.input import pipeline, sources
 from adafuse_jax.train import mesh
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints
@@ -43,9 +43,11 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     parts = build(config, devices)
     per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
     total = max(1, round(config.train.epochs * per_epoch))
-    data = pipeline.make_train(config, batch_size=config.train.batch_size, seed=config.train.seed)
-    pipeline.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
-    names = pipeline.class_names(config.data)
+    data = pipeline.make_train(
+        config, batch_size=config.train.batch_size, seed=config.train.seed, **mesh.processes()
+    )
+    sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
+    names = sources.class_names(config.data)
     optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
     rate = schedule(config.optimizer, per_epoch, total)
     claim(workdir, config)

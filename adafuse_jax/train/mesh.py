@@ -1,4 +1,4 @@
-"""All local devices as one mesh: the batch is divided among them, everything else is on each."""
+"""All devices as one mesh: the batch is divided among them, everything else is on each."""
 
 import jax
 import numpy as np
@@ -32,6 +32,11 @@ def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
 
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A host's batch on the devices."""
+    """A batch on the devices, of the blocks that the processes give."""
     sharding = by_clip(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def processes() -> dict[str, int]:
+    """Which of the job's processes this is, and how many there are, as the pipeline wants to know it."""
+    return {"shard_index": jax.process_index(), "shard_count": jax.process_count()}

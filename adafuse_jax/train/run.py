@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 import adafuse_jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import pipeline
+from adafuse_jax.input import pipeline, views
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model
 from adafuse_jax.train import evaluate, mesh
@@ -136,17 +136,21 @@ class Evaluator:
         self._step = make_eval_step(parts.graph, config, parts.devices)
 
     def __call__(self, params: states.Tree, stats: states.Tree) -> evaluate.Result:
-        """`evaluate.evaluate`, and `unreadable`: clips that couldn't be read (they count nowhere)."""
+        """`evaluate.evaluate`, and `unreadable`: clips that couldn't be read (they count nowhere).
+
+        MACs per clip, spent and dense, are those of all its views.
+        """
         config = self._config
-        batches = pipeline.make_eval(config, batch_size=config.train.eval_batch_size)
+        batches = pipeline.make_eval(config, batch_size=config.train.eval_batch_size, **mesh.processes())
         key = jax.random.key(config.train.seed) if config.train.eval_sampled else None
         size = config.train.eval_batch_size
         with Progress("eval", math.ceil(batches.num_clips / size), size, delay=10.0) as bar:
             shown = _each_shown(batches, bar)
             result = evaluate.evaluate(self._step, params, stats, shown, self._parts.devices, key)
         frame = self._parts.model.count((config.data.image_size,) * 2)
-        dense = frame.dense * config.data.num_frames / 1e9
-        return {**result, "dense_gmacs_per_clip": dense, "unreadable": len(batches.bad)}
+        dense = frame.dense * config.data.num_frames * views.count(config.data) / 1e9
+        unreadable = batches.num_clips - round(result["clips"])  # by all processes
+        return {**result, "dense_gmacs_per_clip": dense, "unreadable": unreadable}
 
 
 def _each_shown(batches: pipeline.Batches, bar: Progress) -> Iterator[pipeline.Batch]:

@@ -1,5 +1,6 @@
 """One step of training and one of evaluation, as pure functions compiled for a mesh."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -34,6 +35,39 @@ def measure(model: Recognizer, out: Output, cost: flops.Cost, batch: Batch) -> M
     """The metrics of a batch."""
     macs = jnp.broadcast_to(cost.actual, batch["label"].shape)
     return Metrics.of(out.logits, batch["label"], batch["weight"], macs, out.policies, model.actions)
+
+
+def over_views(out: Output, cost: flops.Cost, clips: int) -> tuple[Output, flops.Cost]:
+    """What V views of each clip say and cost together.
+
+    Args:
+        out: of B * V views, those of a clip one after the other.
+        cost: of the same.
+        clips: B.
+
+    Returns:
+        Logits as their mean, decisions and frame logits of V * T frames, MACs as their sum: all V were
+        computed.
+    """
+    views = len(out.logits) // clips
+
+    def summed(macs):
+        return jnp.broadcast_to(macs, len(out.logits)).reshape(clips, views).sum(1)
+
+    def joined(of_frames):
+        return of_frames.reshape(clips, -1, *of_frames.shape[2:])
+
+    return (
+        dataclasses.replace(
+            out,
+            logits=out.logits.reshape(clips, views, -1).mean(1),
+            frame_logits=joined(out.frame_logits),
+            policies=type(out.policies)((site, joined(p)) for site, p in out.policies.items()),
+        ),
+        dataclasses.replace(
+            cost, dense=cost.dense * views, actual=summed(cost.actual), upper=summed(cost.upper)
+        ),
+    )
 
 
 def make_train_step(
@@ -80,13 +114,19 @@ def make_train_step(
 
 def make_eval_step(
     graph: nnx.GraphDef, config: Config, devices: Mesh
-) -> Callable[[Tree, Tree, Batch, jax.Array | None], tuple[Metrics, Array]]:
-    """The compiled (params, stats, batch, key) -> (metrics, logits); without a key the likeliest actions."""
+) -> Callable[[Tree, Tree, Batch, jax.Array | None], tuple[Metrics, tuple[Array, Array, Array]]]:
+    """The compiled (params, stats, batch, key) -> (metrics, (logits, labels, weights)).
+
+    Without a key the likeliest actions. Clips may be (B, V, T, H, W, 3): see `over_views`. What is returned
+    is of the clips of all processes.
+    """
 
     def step(params: Tree, stats: Tree, batch: Batch, key: jax.Array | None):
         model = put_together(graph, params, stats)
-        out = model(normalize(batch["clip"], config.data), key)
-        return measure(model, out, cost_of(model, out, config), batch), out.logits
+        views = batch["clip"].reshape(-1, *batch["clip"].shape[-4:])
+        out = model(normalize(views, config.data), key)
+        out, cost = over_views(out, cost_of(model, out, config), len(batch["label"]))
+        return measure(model, out, cost, batch), (out.logits, batch["label"], batch["weight"])
 
     shared = mesh.replicated(devices)
     return jax.jit(step, in_shardings=(shared, shared, mesh.by_clip(devices), shared), out_shardings=shared)

@@ -7,11 +7,15 @@ import logging
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline
+from adafuse_jax.input.decode import UnreadableClip
 from adafuse_jax.input.moving_shapes import MovingShapes
+from adafuse_jax.input.sources import make_source
 
 CLIPS = 11  # a prime: no batch size divides it
 
@@ -40,7 +44,7 @@ def config(tmp_path):
 def spoil(config, *labels):
     """Makes every frame of some clips unreadable."""
     for label in labels:
-        for path in (pipeline.make_source(config(), "val")._clips[label].path).iterdir():
+        for path in (make_source(config(), "val")._clips[label].path).iterdir():
             path.write_bytes(b"not a JPEG")
 
 
@@ -132,19 +136,111 @@ def test_the_batch_size_changes_no_clip(config):
     np.testing.assert_array_equal(*clips)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_shards_share_the_clips(config, count):
-    shards = [
-        list(pipeline.make_eval(config(), batch_size=2, shard_index=i, shard_count=count))
-        for i in range(count)
+class Numbers:
+    """Clips of one pixel that are their own label; training adds a draw. Some can't be read."""
+
+    def __init__(self, length, bad=()):
+        self.length, self.bad = length, bad
+
+    def __len__(self):
+        return self.length
+
+    def read(self, index, rng):
+        if index in self.bad:
+            raise UnreadableClip(f"clip{index}", "bad")
+        return np.full((1, 1, 1, 3), 0 if rng is None else rng.integers(256), np.uint8), index
+
+
+def numbers(length, bad=(), share=0.01, **data):
+    """The config of `Numbers`, and a patch of the pipeline that reads them."""
+    data = {"num_frames": 1, "image_size": 1, "resize": 1, "max_bad_share": share, **data}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(pipeline, "make_source", lambda config, split: Numbers(length, bad))
+    return Config.from_dict({"data": data}), patch
+
+
+def together(shards):
+    """The batches of all shards, each put together from their blocks."""
+    return [
+        {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+        for blocks in zip(*shards, strict=True)
     ]
-    assert len({len(shard) for shard in shards}) == 1
-    assert sorted(label for shard in shards for label in labels(shard)) == list(range(CLIPS))
-    first_pass = [
-        labels(train(config(), len(range(i, CLIPS, count)), 1, shard_index=i, shard_count=count))
-        for i in range(count)
-    ]
-    assert sorted(itertools.chain(*first_pass)) == list(range(CLIPS))
+
+
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@few
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4))
+def test_evaluation_takes_each_clip_once_for_any_number_of_processes(length, count, block):
+    config, patch = numbers(length)
+    with patch.context():
+        batch_size = count * block
+        whole = list(pipeline.make_eval(config, batch_size=batch_size))
+        shards = [
+            list(pipeline.make_eval(config, batch_size=batch_size, shard_index=i, shard_count=count))
+            for i in range(count)
+        ]
+        patch.undo()
+    assert {len(shard) for shard in shards} == {-(-length // batch_size)}
+    assert all(batch["weight"].shape == (block,) for shard in shards for batch in shard)
+    seen = [label for shard in shards for label in labels(shard)]
+    assert sorted(seen) == list(range(length))  # none left out, none twice
+    assert_equal(together(shards), whole)
+
+
+@few
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 30), st.integers(0, 2**32 - 1), st.integers(0, 4))
+def test_training_is_the_same_for_any_number_of_processes(count, block, more, seed, start):
+    """Together the shards read the batches of one process, draws included, wherever they go on."""
+    batch_size = count * block
+    config, patch = numbers(batch_size + more)
+    steps = start + 2 * -(-(batch_size + more) // batch_size)  # two passes at least
+
+    def read(start, **shard):
+        batches = pipeline.make_train(config, batch_size=batch_size, seed=seed, **shard)
+        batches.set_state({"position": start})
+        return list(itertools.islice(batches, steps - start))
+
+    with patch.context():
+        whole = read(0)
+        shards = [read(start, shard_index=i, shard_count=count) for i in range(count)]
+        patch.undo()
+    assert_equal(together(shards), whole[start:])
+    order = labels(whole)
+    for first in range(0, len(order) - len(order) % (batch_size + more), batch_size + more):
+        assert sorted(order[first : first + batch_size + more]) == list(range(batch_size + more))
+
+
+def test_a_shard_reads_no_clip_of_another(config, monkeypatch):
+    """Each opens the files of its own rows alone."""
+    opened = []
+    source = make_source(config(), "val")
+    read = type(source).read
+    monkeypatch.setattr(type(source), "read", lambda self, i, rng: opened.append(i) or read(self, i, rng))
+    list(pipeline.make_eval(config(), batch_size=4, shard_index=1, shard_count=2))
+    assert sorted(opened) == [2, 3, 6, 7, 10]
+
+
+def test_a_shard_counts_the_unreadable_clips_that_it_met_against_all():
+    """Rows 0..9 and 20..29 of 40 are the first shard's."""
+    for bad, met in ((range(5), 5), (range(10, 20), 0), (range(6, 14), 4), ((0, 1, 2, 20, 21, 22), None)):
+        values, patch = numbers(40, bad, share=0.125)
+        with patch.context():
+            batches = pipeline.make_eval(values, batch_size=20, shard_index=0, shard_count=2)
+            patch.undo()
+        if met is None:
+            with pytest.raises(UserError, match="6 of 40 clips can't be read, more than the share"):
+                list(batches)
+        else:
+            list(batches)
+            assert len(batches.bad) == met
+
+
+def test_a_batch_that_the_processes_cannot_share(config):
+    for make in (pipeline.make_eval, lambda *args, **options: pipeline.make_train(*args, seed=0, **options)):
+        with pytest.raises(UserError, match="batch size: expected a multiple of the 3 processes, found 4"):
+            make(config(), batch_size=4, shard_index=0, shard_count=3)
 
 
 def test_flip(config):
@@ -154,6 +250,62 @@ def test_flip(config):
     for a, b in zip(plain, flipped, strict=True):
         np.testing.assert_array_equal(a["clip"], b["clip"][:, :, :, ::-1])
         assert (a["clip"] != b["clip"]).any()
+
+
+def test_mirrored_clips_take_the_label_of_their_mirror_image(config, tmp_path):
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text("0\t1\n7\t4\n")
+    swapped = {0: 1, 1: 0, 7: 4, 4: 7}
+    plain = train(config(scales=(1.0,), image_size=24, resize=24), 6)
+    looks = {"scales": (1.0,), "image_size": 24, "resize": 24, "flip_labels": str(pairs)}
+    for flip in (1.0, 0.5):
+        mirrored = 0
+        for a, b in zip(plain, train(config(flip=flip, **looks), 6), strict=True):
+            for clip, label, look, told in zip(a["clip"], a["label"], b["clip"], b["label"], strict=True):
+                if (look == clip).all():
+                    assert told == label
+                else:
+                    np.testing.assert_array_equal(look, clip[:, :, ::-1])
+                    assert told == swapped.get(label, label)
+                    mirrored += 1
+        assert mirrored == 24 if flip == 1 else 0 < mirrored < 24
+    # Evaluation mirrors nothing.
+    assert labels(pipeline.make_eval(config(flip=1.0, **looks), batch_size=4)) == list(range(CLIPS))
+
+
+def test_pairs_of_classes_are_read_by_name(config, tmp_path):
+    pairs, names = tmp_path / "pairs.txt", tmp_path / "names.txt"
+    names.write_text("".join(f"class {i}\n" for i in range(CLIPS)))
+    pairs.write_text("class 0\tclass 10\n")
+    data = {"flip": 1.0, "flip_labels": str(pairs), "class_names": str(names)}
+    batch = next(pipeline.make_train(config(**data), batch_size=CLIPS, seed=0))
+    assert sorted(batch["label"]) == list(range(CLIPS))
+    pairs.write_text("class 0\tclass 11\n")
+    with pytest.raises(UserError, match="'class 11'"):
+        pipeline.make_train(config(**data), batch_size=4, seed=0)
+    # A checkpoint is evaluated without the file.
+    pairs.unlink()
+    next(pipeline.make_eval(config(**data), batch_size=4))
+
+
+@pytest.mark.parametrize("test_clips, test_crops", [(1, 3), (2, 1), (2, 3)])
+def test_several_views_of_a_clip(config, test_clips, test_crops):
+    """The published view is among them, and all else is as with one."""
+    num_views = test_clips * test_crops
+    spoil(config, 5)
+    values = config(test_clips=test_clips, test_crops=test_crops, max_bad_share=0.5)
+    several = list(pipeline.make_eval(values, batch_size=4))
+    single = list(pipeline.make_eval(config(max_bad_share=0.5), batch_size=4))
+    assert len(several) == len(single)
+    for a, b in zip(several, single, strict=True):
+        assert a["clip"].shape == (4, num_views, 2, 16, 16, 3)
+        np.testing.assert_array_equal(a["label"], b["label"])
+        np.testing.assert_array_equal(a["weight"], b["weight"])
+        np.testing.assert_array_equal(a["clip"][:, 1 if test_crops == 3 else 0], b["clip"])
+    assert (several[1]["weight"] == [1, 0, 1, 1]).all()
+    assert not several[1]["clip"][1].any()
+    # Training takes one.
+    assert next(pipeline.make_train(values, batch_size=4, seed=0))["clip"].shape == (4, 2, 16, 16, 3)
 
 
 def test_an_unreadable_clip_is_reported_and_has_no_weight(config, caplog):
@@ -194,8 +346,8 @@ def test_wrong_requests(config, tmp_path):
         pipeline.make_train(config(), batch_size=12, seed=0)
     with pytest.raises(UserError, match="number of training clips 11, found 12"):
         pipeline.steps_per_epoch(config(), 12)
-    with pytest.raises(UserError, match="number of training clips 5, found 6"):
-        pipeline.make_train(config(), batch_size=6, seed=0, shard_index=1, shard_count=2)
+    with pytest.raises(UserError, match="number of training clips 11, found 12"):
+        pipeline.make_train(config(), batch_size=12, seed=0, shard_index=1, shard_count=2)
     with pytest.raises(UserError, match=r"config\.data\.val_list: expected a list"):
         pipeline.make_eval(config(val_list=""), batch_size=4)
     with pytest.raises(UserError, match=r"absent\.txt"):

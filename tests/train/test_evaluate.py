@@ -10,7 +10,7 @@ import pytest
 from adafuse_jax import flops
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import pipeline
+from adafuse_jax.input import pipeline, sources
 from adafuse_jax.train import evaluate, mesh, run
 from adafuse_jax.train.metrics import mean_average_precision
 from adafuse_jax.train.state import put_together
@@ -80,7 +80,7 @@ def test_neither_batch_nor_devices_change_the_result(parts, by_eight, batch_size
 def test_it_is_what_a_plain_loop_over_the_clips_finds(parts, by_eight):
     values = config()
     model = put_together(parts.graph, parts.params, parts.stats)
-    source = pipeline.make_source(values, "val")
+    source = sources.make_source(values, "val")
     classify = jax.jit(lambda clip: put_together(parts.graph, parts.params, parts.stats)(clip))
     logits, labels, gmacs, decisions = [], [], [], {}
     for index in range(CLIPS):
@@ -136,6 +136,70 @@ def test_each_batch_is_sampled_with_a_key_of_its_own(parts):
     )
     assert twice["clips"] == 2 * once["clips"]
     assert once["shares"] != pytest.approx(twice["shares"], abs=1e-6)
+
+
+def test_views_of_a_clip_are_averaged_and_paid_for(parts):
+    """As the same step finds each view alone: logits their mean, MACs and decisions their sum."""
+    step = make_eval_step(parts.graph, config(), parts.devices)
+    batch = next(pipeline.make_eval(config(), batch_size=8)) | {
+        "weight": np.float32([1, 1, 0, 1, 1, 1, 1, 1])
+    }
+    views = [batch["clip"], batch["clip"][:, ::-1], 255 - batch["clip"]]
+
+    def run(clip):
+        given = mesh.put(batch | {"clip": np.ascontiguousarray(clip)}, parts.devices)
+        return jax.device_get(step(parts.params, parts.stats, given, None))
+
+    alone = [run(view) for view in views]
+    metrics, (logits, labels, weights) = run(np.stack(views, axis=1))
+    expected = np.mean([ranked[0] for _, ranked in alone], axis=0)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(labels, batch["label"])
+    np.testing.assert_array_equal(weights, batch["weight"])
+    assert metrics.clips == 7  # each once
+    assert metrics.gmacs == pytest.approx(sum(m.gmacs for m, _ in alone), rel=1e-5)
+    np.testing.assert_array_equal(metrics.decisions, sum(m.decisions for m, _ in alone))
+    hits = (expected.argmax(-1) == labels) @ weights
+    assert metrics.top1 == hits
+    # The comparison says something: no view says what their mean says.
+    assert all(np.abs(ranked[0] - expected).max() > 1e-3 for _, ranked in alone)
+
+
+class Twice:
+    """The clips of moving_shapes as two views of each: as it is, and backwards."""
+
+    def __init__(self):
+        self.clips = sources.make_source(config(), "val")
+
+    def __len__(self):
+        return len(self.clips)
+
+    def read(self, index, rng):
+        clip, label = self.clips.read(index, rng)
+        return np.stack([clip, clip[::-1]]), label
+
+
+def test_evaluation_counts_a_clip_of_several_views_once(parts, by_eight, monkeypatch):
+    values = config()
+    data = dataclasses.replace(values.data, name="video_list", resize=SIZE, test_clips=2)
+    monkeypatch.setattr(pipeline, "make_source", lambda config, split: Twice())
+    found = evaluated(parts, dataclasses.replace(values, data=data))
+    assert (found["clips"], found["unreadable"]) == (CLIPS, 0)
+    assert found["dense_gmacs_per_clip"] == pytest.approx(2 * by_eight["dense_gmacs_per_clip"])
+    assert by_eight["gmacs_per_clip"] < found["gmacs_per_clip"] < found["dense_gmacs_per_clip"]
+
+
+def test_processes_evaluate_the_clips_among_them(parts, by_eight, monkeypatch):
+    """Two processes, one after the other: their means, weighted by their clips, are those of all clips."""
+    found = []
+    for index in range(2):
+        monkeypatch.setattr(mesh, "processes", lambda i=index: {"shard_index": i, "shard_count": 2})
+        found.append(evaluated(parts, config(eval_batch_size=16)))
+    clips = [result["clips"] for result in found]
+    assert clips == [8 + 5, 8]  # of 16 + 5
+    for name in ("loss", "top1", "top5", "gmacs_per_clip"):
+        mean = np.average([result[name] for result in found], weights=clips)
+        assert mean == pytest.approx(by_eight[name], **CLOSE)
 
 
 def test_no_clips(parts):
