@@ -101,6 +101,7 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
         found = checkpoints.read_meta(which)
         saved = Config.from_dict(found["config"])
         config = config or saved
+        _check_same_options(checkpoints.directory, saved, config)
         grid = mesh.make()
         model = make_model(config)
         graph, params, stats = states.take_apart(model)
@@ -121,6 +122,17 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
         checkpoints.directory / str(restored.step),
         Parts(model, graph, state.params, state.stats, grid),
     )
+
+
+def _check_same_options(path: Path, saved: Config, config: Config) -> None:
+    # The arrays don't tell all: online and bidirectional shift, say, have the same.
+    ours, theirs = config.model.options, saved.model.options
+    for name in sorted(ours.keys() | theirs.keys()):
+        if config.model.name == saved.model.name and ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"checkpoint {path}: expected config.model.{name}={theirs.get(name)!r}, as it was trained "
+                f"with, found {ours.get(name)!r}"
+            )
 
 
 class Evaluator:
