@@ -270,8 +270,8 @@ def test_bad_input_is_one_line(main, lists, tmp_path, capfd, arguments, message)
             "checkpoint {}/checkpoints/2: expected model 'adafuse_tsm_tiny', found 'adafuse_tsn_tiny'",
         ),
         (
-            ("--config.model.hidden=32", "--mode=eval"),
-            "checkpoint {}/checkpoints/2 is of another model: opt_state.",
+            ("--config.model.shift=online", "--mode=eval"),
+            "checkpoint {}/checkpoints: expected config.model.shift=None, as it was trained with, found 'online'",
         ),
         (
             ("--mode=eval", "--config.train.eval_batch_size=9"),
