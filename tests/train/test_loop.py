@@ -112,10 +112,11 @@ def test_a_run_writes_what_it_says(whole):
 
 def test_an_interrupted_run_ends_as_one_that_was_not(whole, tmp_path):
     # Before the first checkpoint; right after an evaluation; after a checkpoint that came between two logs.
-    for position in (2, 5, 7):
+    # Each time with other reading threads.
+    for threads, position in ((1, 2), (3, 5), (1, 7)):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk full"):
             at(patch, position, fail)
-            loop.train(config(), tmp_path)
+            loop.train(config(data={**SHAPES, "threads": threads}), tmp_path)
     assert last_state(tmp_path, config())[2] == 6
     result = loop.train(config(), tmp_path)
     assert result == whole[1]
@@ -233,6 +234,25 @@ def idle_step(monkeypatch):
         return lambda state, batch, key: (dataclasses.replace(state, step=state.step + 1), metrics)
 
     monkeypatch.setattr(loop, "make_train_step", make)
+
+
+def test_processes_share_each_batch(tmp_path, monkeypatch, idle_step):
+    """Two processes, one after the other, train on the two halves of the batches of a single one."""
+    put, seen = loop.mesh.put, {}
+    monkeypatch.setattr(
+        loop, "Evaluator", lambda *_: lambda params, stats: {"loss": 1.0, "top1": 0.0, "clips": 12.0}
+    )
+    for index, count in ((0, 1), (0, 2), (1, 2)):
+        read = seen[index, count] = []
+        shard = {"shard_index": index, "shard_count": count}
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.mesh, "processes", lambda shard=shard: shard)
+            patch.setattr(loop.mesh, "put", lambda b, m, read=read: read.append(b) or put(b, m))
+            loop.train(config(PLAIN), tmp_path / f"{index} of {count}", jax.devices()[:1])
+    assert len(seen[0, 1]) == STEPS
+    for whole, *halves in zip(seen[0, 1], seen[0, 2], seen[1, 2], strict=True):
+        for key in whole:
+            np.testing.assert_array_equal(whole[key], np.concatenate([half[key] for half in halves]))
 
 
 @pytest.mark.parametrize(
