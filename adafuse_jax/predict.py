@@ -1,6 +1,7 @@
 """What a trained model says about a video: classes with probabilities, MACs and actions."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -8,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import decode, sampling, transforms
+from adafuse_jax.input import decode, views
 from adafuse_jax.input.manifest import Clip
 from adafuse_jax.report import summary
 from adafuse_jax.train.run import Trained
 from adafuse_jax.train.state import put_together
-from adafuse_jax.train.step import cost_of, measure, normalize
+from adafuse_jax.train.step import cost_of, measure, normalize, over_views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Prediction:
     Attributes:
         num_frames: of the video.
         classes: (name, probability), the likeliest first.
-        gmacs: spent on the clip.
+        gmacs: spent on all views of the clip.
         dense_gmacs: with everything computed.
         shares: of the actions; all keep for a model without fusion.
         sites: the same at each site.
@@ -45,31 +46,31 @@ class Prediction:
 
 
 def predict(path: Path, trained: Trained) -> Prediction:
-    """Classifies a video file as evaluation does: T frames, centre crop, likeliest actions.
+    """Classifies a video file as evaluation does: the same views of it, the likeliest actions.
 
     Raises:
         UserError: for a video that can't be read.
     """
-    data, found = trained.config.data, []
+    config, found = trained.config, []
+    data = config.data
+    if (
+        data.name == "moving_shapes"
+    ):  # they fill the image: a crop would be another scale than the one trained on
+        data = dataclasses.replace(data, resize=data.image_size)
 
-    def choose(num_frames: int) -> np.ndarray:
-        found.append(num_frames)
-        return sampling.validation_indices(num_frames, data.num_frames)
+    def read_frames(choose: Callable[[int], Sequence[int]]) -> list[decode.Image]:
+        return decode.read_frames(Clip(path, 0), lambda n: found.append(n) or choose(n))
 
     try:
-        frames = decode.read_frames(Clip(path, 0), choose)
+        clip = views.evaluation_views(data, read_frames)
     except decode.UnreadableClip as error:
         raise UserError(f"video {error}") from error
-    # moving_shapes fill the image: a crop of it would be another scale than the one trained on.
-    resize = data.image_size if data.name == "moving_shapes" else data.resize
-    clip = transforms.center_crop(frames, resize, data.image_size)
-    config, graph = trained.config, trained.parts.graph
 
     @jax.jit
     def run(params, stats, clip):
-        model = put_together(graph, params, stats)
-        out = model(normalize(clip[None], data))
-        cost = cost_of(model, out, config)
+        model = put_together(trained.parts.graph, params, stats)
+        out = model(normalize(clip, data))
+        out, cost = over_views(out, cost_of(model, out, config), 1)
         batch = {"label": jnp.zeros(1, jnp.int32), "weight": jnp.ones(1)}
         return jax.nn.softmax(out.logits[0]), cost, measure(model, out, cost, batch)
 

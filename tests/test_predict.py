@@ -17,6 +17,7 @@ from adafuse_jax.train import run
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints
 from adafuse_jax.train.optim import make_optimizer
+from adafuse_jax.train.step import normalize
 
 FRAMES, SIZE = 4, 32
 CONFIG = Config.from_dict(
@@ -111,6 +112,27 @@ def test_any_video_is_sampled_resized_and_cropped_as_in_evaluation(trained, mode
     middles = [1, 3, 6, 8]  # of four segments of 2.5 frames
     assert_is_the_models(found, trained, model, transforms.center_crop(video[middles], 40, SIZE))
     assert found.num_frames == 10
+
+
+def test_several_views_of_a_video(trained, model, tmp_path):
+    """As evaluation: the mean of the logits, the sum of the MACs, the actions of all."""
+    video = np.random.default_rng(2).integers(0, 256, (80, 40, 64, 3), np.uint8)
+    data = dataclasses.replace(
+        CONFIG.data, name="video_list", resize=SIZE, sampling="dense", test_clips=2, test_crops=3
+    )
+    trained = dataclasses.replace(trained, config=dataclasses.replace(CONFIG, data=data))
+    path = write_video(tmp_path / "clip.mov", video)
+    found = predict(path, trained)
+    views = [crop for s in (0, 16) for crop in transforms.crops_along(video[s : s + 64 : 16], SIZE, SIZE, 3)]
+    outs = [model(normalize(view[None], data)) for view in views]
+    costs = [flops.count(trained.parts.model, out.policies, image_size=SIZE) for out in outs]
+    expected = jax.nn.softmax(np.mean([out.logits[0] for out in outs], axis=0))
+    assert dict(found.classes) == pytest.approx(dict(zip(CLASSES, expected.tolist(), strict=True)), abs=1e-5)
+    assert found.gmacs == pytest.approx(sum(float(c.actual[0]) for c in costs) / 1e9, rel=1e-5)
+    assert found.dense_gmacs == pytest.approx(6 * costs[0].dense / 1e9)
+    for site, shares in found.sites.items():
+        policies = np.concatenate([np.asarray(out.policies[site][0]) for out in outs])
+        assert list(shares.values()) == pytest.approx(policies.mean((0, 1)).tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("predicted", [7], indirect=True)
