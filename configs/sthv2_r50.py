@@ -6,6 +6,11 @@ The paper: 56.8% top-1 at 18.1 GMACs per clip of 8 frames (TSN: 32.1% at 32.9). 
     python main.py --config=configs/sthv2_r50.py \
         --config.data.train_list=LIST --config.data.val_list=LIST
 
+The same checkpoint with two samplings of a clip and three crops at full resolution, for 7.8 times the MACs:
+
+    python main.py --config=configs/sthv2_r50.py --mode=eval --config.data.val_list=LIST \
+        --config.data.image_size=256 --config.data.test_clips=2 --config.data.test_crops=3
+
 Lists hold "path label" (videos) or "folder frames label" (JPEG folders), a clip a line.
 """
 
@@ -21,7 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data.name = "video_list"
     config.data.num_classes = 174
-    config.data.flip = 0.0  # labels know left from right
+    # Labels know left from right. To mirror clips all the same, not as published: 0.5 and
+    # config.data.flip_labels = "configs/flip_labels/something_something.txt".
+    config.data.flip = 0.0
     config.data.threads = 16
 
     config.optimizer.learning_rate = 0.02
