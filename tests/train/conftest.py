@@ -1,8 +1,14 @@
 """Training compiles large steps and runs few of them: here they compile quickly, and each but once."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from adafuse_jax.train import loop
+from adafuse_jax.train.metrics import Metrics
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,3 +30,15 @@ def compile_quickly(tmp_path_factory):
     apply(wanted)
     yield
     apply(before)
+
+
+@pytest.fixture
+def idle_step(monkeypatch):
+    """Steps that only count themselves, for tests of what happens around them."""
+
+    def make(graph, config, optimizer, total_steps, devices):
+        zero = jnp.zeros(())
+        metrics = Metrics(zero + 8, zero, zero, zero, zero, jnp.zeros((0, 3)), (), ("skip", "reuse", "keep"))
+        return lambda state, batch, key: (dataclasses.replace(state, step=state.step + 1), metrics)
+
+    monkeypatch.setattr(loop, "make_train_step", make)
