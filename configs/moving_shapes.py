@@ -37,5 +37,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.train.epochs = 1.0
     config.train.batch_size = 8
     config.train.eval_batch_size = 24
-    config.train.eval_every_epochs = 0.25
+    config.train.eval_every_epochs = 0.5
     return config
