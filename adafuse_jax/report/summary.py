@@ -24,4 +24,6 @@ def evaluation(result: Mapping[str, Any]) -> str:
         f"actions  {shares(result['shares'])}",
     ]
     lines += [f"  {name:<12} {shares(values)}" for name, values in result["sites"].items()]
+    if result.get("unreadable_train"):
+        lines.append(f"training  {result['unreadable_train']} clips could not be read and were left out")
     return "\n".join(lines)

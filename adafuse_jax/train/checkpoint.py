@@ -156,6 +156,11 @@ class Checkpoints:
         return Restored(step, state, meta, self._json(step, "data")["position"])
 
 
+def holds_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a checkpoint lies in a folder of checkpoints."""
+    return folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir())
+
+
 def find(directory: str | os.PathLike) -> pathlib.Path:
     """The folder of checkpoints that a user means by it or by the workdir around it.
 
@@ -164,7 +169,7 @@ def find(directory: str | os.PathLike) -> pathlib.Path:
     """
     directory = pathlib.Path(directory)
     for folder in (directory / FOLDER, directory):
-        if folder.is_dir() and any(entry.name.isdecimal() for entry in folder.iterdir()):
+        if holds_checkpoint(folder):
             return folder
     found = "no checkpoint in it" if directory.is_dir() else "no such folder"
     raise UserError(f"checkpoint {directory}: expected a run's workdir or its {FOLDER} folder, found {found}")

@@ -15,6 +15,7 @@ from adafuse_jax.train import mesh
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints
 from adafuse_jax.train.logs import Logs, Progress
+from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.metrics import Metrics
 from adafuse_jax.train.optim import make_optimizer, schedule
 from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta
@@ -117,11 +118,16 @@ class _Runner:
             total = total.merge(metrics)
         figures = total.compute()
         self._check_loss(step, figures["loss"])
-        self.logs.write(step, "train", {**figures, "learning_rate": float(self.rate(step - 1))})
+        loss = self.config.loss
+        weight = flops_weight_at(step - 1, self.total, loss.flops_weight, loss.flops_warmup)
+        rates = {"learning_rate": float(self.rate(step - 1)), "flops_weight": float(weight)}
+        self.logs.write(step, "train", {**figures, **rates})
         bar.update(figures["loss"], figures["top1"], figures["gmacs_per_clip"], steps=len(pending))
 
     def _evaluate(self, step: int, state: states.State) -> dict[str, Any]:
-        result = {"step": step, **self.evaluator(state.params, state.stats)}
+        unreadable = len(self.data.bad)  # since this process began to train, in its own share of the data
+        result = {"step": step, "unreadable_train": unreadable}
+        result |= self.evaluator(state.params, state.stats)
         self._check_loss(step, result["loss"])
         self.logs.write(step, "val", {k: v for k, v in result.items() if k != "step"})
         self._save(step, state, result)

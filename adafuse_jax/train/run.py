@@ -21,7 +21,7 @@ from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model
 from adafuse_jax.train import evaluate, mesh
 from adafuse_jax.train import state as states
-from adafuse_jax.train.checkpoint import Checkpoints
+from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
 from adafuse_jax.train.logs import Progress
 from adafuse_jax.train.optim import make_optimizer
 from adafuse_jax.train.step import make_eval_step
@@ -182,6 +182,8 @@ def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") ->
 def claim(workdir: Path, config: Config) -> None:
     """Writes the config to the workdir, or checks that the run there has the same one.
 
+    A run that never got to a checkpoint is lost anyway, so another may take its place.
+
     Raises:
         UserError: naming the first setting that differs from the run that the workdir holds, or for a
             workdir that can't be written to.
@@ -209,6 +211,8 @@ def _check_same(workdir: Path, wanted: dict[str, Any], found: bytes) -> None:
         raise UserError(
             f"{workdir / CONFIG_FILE}: expected the JSON of a config, found something else"
         ) from None
+    if not holds_checkpoint(workdir / FOLDER):
+        return
     for name in sorted((ours.keys() | theirs.keys()) - _FREE):
         if ours.get(name) != theirs.get(name):
             raise UserError(

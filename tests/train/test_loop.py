@@ -133,6 +133,15 @@ def test_a_workdir_holds_one_run(whole, changed, message):
     assert {path: path.read_bytes() for path in whole[0].glob("*.json*")} == before
 
 
+def test_a_run_without_a_checkpoint_may_be_replaced(tmp_path):
+    run.claim(tmp_path, config())
+    run.claim(tmp_path, config(seed=1))
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["seed"] == 1
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"config\.train\.seed=1, this one has 0"):
+        run.claim(tmp_path, config())
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "\xff"])
 def test_a_workdir_whose_config_is_none(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
@@ -228,7 +237,8 @@ def test_the_best_checkpoint_is_one_of_the_full_weight(tmp_path, monkeypatch, id
     loop.train(values, tmp_path)
     for which, step in (("best", best), ("latest", 10)):
         found = read_meta(tmp_path, which)
-        assert found["metrics"] == {"step": step, "loss": 1.0, "top1": top1[step]}
+        wanted = {"step": step, "unreadable_train": 0, "loss": 1.0, "top1": top1[step]}
+        assert found["metrics"] == wanted
         assert Config.from_dict(found["config"]) == values
         assert found["class_names"][0] == "right"
 
