@@ -191,9 +191,9 @@ def decode_image(data: bytes, path: Path) -> Image:
     """
     try:
         # From memory, not by imread: that fills what is missing of a truncated file with grey.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except _FAILURES as error:
         raise UnreadableClip(path, "not an image") from error
     if image is None:
         raise UnreadableClip(path, "a broken image, or not one")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image

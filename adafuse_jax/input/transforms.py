@@ -82,8 +82,10 @@ def multi_scale_crop(frames: Frames, size: int, scales: Sequence[float], draw: D
     height, width = frames[0].shape[:2]
     w, h, x, y = draw_crop(width, height, size, scales, draw)
     method = cv2.INTER_AREA if min(w, h) >= 2 * size else cv2.INTER_LINEAR
-    crops = (frame[y : y + h, x : x + w] for frame in frames)
-    return np.stack([cv2.resize(crop, (size, size), interpolation=method) for crop in crops])
+    out = np.empty((len(frames), size, size, 3), np.uint8)
+    for frame, place in zip(frames, out, strict=True):
+        cv2.resize(frame[y : y + h, x : x + w], (size, size), dst=place, interpolation=method)
+    return out
 
 
 def center_crop(frames: Frames, resize: int, size: int) -> Square:
