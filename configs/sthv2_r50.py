@@ -6,6 +6,11 @@ The paper: 56.8% top-1 at 18.1 GMACs per clip of 8 frames (TSN: 32.1% at 32.9). 
     python main.py --config=configs/sthv2_r50.py \
         --config.data.train_list=LIST --config.data.val_list=LIST
 
+or, from what `python -m data.prepare something_something_v2` has prepared,
+
+    python main.py --config=configs/sthv2_r50.py \
+        --config.data.name=prepared --config.data.prepared_dir=DIR
+
 The same checkpoint with two samplings of a clip and three crops at full resolution, for 7.8 times the MACs:
 
     python main.py --config=configs/sthv2_r50.py --mode=eval --config.data.val_list=LIST \
