@@ -65,7 +65,7 @@ class TemporalFusion(nnx.Module):
 
         fused, policy = fusion(x, y, key=key)
 
-    `x` is what the convolution read, `y` what it gave. Give `flops.savings` the policy to count what it
+    `x` is what the convolution read, `y` what it gave. Give `ops.costs.savings` the policy to count what it
     saves. On a stream, `step` does one frame.
 
     Args:
