@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_clip_is_the_scan_of_its_frames_bit_for_bit(actions, group_size, seed):
     fused, policy = forward(actions, group_size)(x, y, key)
     assert len(np.unique(np.asarray(policy).argmax(-1))) == len(actions)  # all actions occur
     scan = jax.jit(make(actions, group_size).scan)
-    jax.tree.map(np.testing.assert_array_equal, scan(x, y, key), (fused, policy))
+    chex.assert_trees_all_equal(scan(x, y, key), (fused, policy))
 
 
 @pytest.mark.parametrize("actions", SUBSETS)
@@ -62,7 +63,7 @@ def test_a_stream_gives_what_the_clip_gives_bit_for_bit(actions):
     step, carry = jax.jit(fusion.step), fusion.initial_carry(x[:, 0], y[:, 0])
     for t in range(FRAMES):
         carry, out = step(carry, x[:, t], y[:, t], jax.random.fold_in(key, t))
-        jax.tree.map(np.testing.assert_array_equal, out, (fused[:, t], policy[:, t]))
+        chex.assert_trees_all_equal(out, (fused[:, t], policy[:, t]))
 
 
 @pytest.mark.parametrize(("actions", "group_size", "seed"), RULES)
@@ -146,7 +147,7 @@ def test_training_updates_the_running_statistics_and_nothing_else_does():
     before = jax.tree.map(np.array, nnx.state(fusion, nnx.BatchStat))
     fusion(x, y)
     fusion.scan(x, y)
-    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(fusion, nnx.BatchStat))
+    chex.assert_trees_all_equal(before, nnx.state(fusion, nnx.BatchStat))
     fusion(x, y, train=True)
     v = x.mean((2, 3))
     seen = np.concatenate([np.concatenate([0 * v[:, :1], v[:, :-1]], 1), v], -1).reshape(-1, 2 * IN)

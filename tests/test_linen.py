@@ -1,5 +1,6 @@
 """The Linen layer gives the NNX layer's numbers with the NNX layer's parameters."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def test_same_names_shapes_and_start(actions, group_size):
     for name in ("fc0", "fc1"):  # drawn from N(0, 0.001) on both sides; all else starts out equal
         draws = [v["params"][name].pop("kernel") for v in (variables, wanted)]
         assert all(float(np.std(k)) == pytest.approx(0.001, rel=0.25) for k in draws)
-    jax.tree.map(np.testing.assert_array_equal, variables, wanted)
+    chex.assert_trees_all_equal(variables, wanted)
 
 
 @pytest.mark.parametrize(("actions", "group_size", "seed", "detach", "train"), RULES)
@@ -78,7 +79,7 @@ def test_same_outputs_gradients_and_statistics(actions, group_size, seed, detach
     grads, (fused, policy, after) = quick_jit(jax.grad(loss_nnx, (0, 1, 2), has_aux=True))(params, x, y)
     wanted = (fused, policy, after), (nnx.to_pure_dict(grads[0]), *grads[1:])
     grads, out = quick_jit(jax.grad(loss_linen, (0, 1, 2), has_aux=True))(variables["params"], x, y)
-    jax.tree.map(np.testing.assert_array_equal, out, wanted[0])
+    chex.assert_trees_all_equal(out, wanted[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), grads, wanted[1])
     changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (out[2], stats)), strict=True)]
     assert changed == [train, train]
@@ -93,7 +94,7 @@ def test_stream_equals_clip_bit_for_bit(actions):
     carry = fusion.initial_carry(x[:, 0], y[:, 0])
     for t in range(FRAMES):
         carry, out = step(carry, x[:, t], y[:, t], jax.random.fold_in(key, t))
-        jax.tree.map(np.testing.assert_array_equal, out, (fused[:, t], policy[:, t]))
+        chex.assert_trees_all_equal(out, (fused[:, t], policy[:, t]))
 
 
 class Pair(nn.Module):
@@ -136,7 +137,7 @@ def test_shared_weights_act_at_both_sites():
     different = quick_jit(Pair("nothing").apply)(alone, x)
     alone["params"]["second"] = first | {"bn": second["bn"]}
     equal = quick_jit(Pair("nothing").apply)(alone, x)
-    jax.tree.map(np.testing.assert_array_equal, quick_jit(Pair("linear").apply)(shared, x), equal)
+    chex.assert_trees_all_equal(quick_jit(Pair("linear").apply)(shared, x), equal)
     assert (np.asarray(different[2]) != np.asarray(equal[2])).any()
 
 

@@ -1,5 +1,6 @@
 """Reading published state dicts: every key's place, strict both ways, and the published parameter groups."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def state_dict(model):
 
 
 def assert_same(model, other):
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(other))
+    chex.assert_trees_all_equal(nnx.state(model), nnx.state(other))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,7 +158,7 @@ def test_output():
 
 def test_randomness_is_the_key_s():
     sampled, again, other = (run()(clip(), jax.random.key(seed)) for seed in (1, 1, 2))
-    jax.tree.map(np.testing.assert_array_equal, sampled, again)
+    chex.assert_trees_all_equal(sampled, again)
     draws = [np.asarray(policy) for policy in sampled.policies.values()]
     for draw, policy in zip(draws, other.policies.values(), strict=True):
         assert (draw != policy).any()

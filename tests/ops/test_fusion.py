@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +57,7 @@ def test_shift_equals_scan_bit_for_bit(seed, actions, detach):
         fused_and_gradients(form, actions, detach, policy, y, weights)
         for form in (fusion.fuse_clip, fusion.fuse_scan)
     ]
-    jax.tree.map(np.testing.assert_array_equal, *both)
+    chex.assert_trees_all_equal(*both)
 
 
 @pytest.mark.parametrize("form", [fusion.fuse_clip, fusion.fuse_scan])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -87,9 +88,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(whole, tmp_path):
     result = loop.train(config(), tmp_path)
     assert result == whole[1]
     assert logged(tmp_path) == logged(whole[0])
-    jax.tree.map(
-        np.testing.assert_array_equal, last_state(tmp_path, config()), last_state(whole[0], config())
-    )
+    chex.assert_trees_all_equal(last_state(tmp_path, config()), last_state(whole[0], config()))
 
 
 def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
@@ -99,9 +98,7 @@ def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
             loop.train(config(), tmp_path)
         assert last_state(tmp_path, config())[2] == step
     assert loop.train(config(), tmp_path) == whole[1]
-    jax.tree.map(
-        np.testing.assert_array_equal, last_state(tmp_path, config()), last_state(whole[0], config())
-    )
+    chex.assert_trees_all_equal(last_state(tmp_path, config()), last_state(whole[0], config()))
 
 
 def test_a_finished_run_trains_nothing(whole, tmp_path, monkeypatch, caplog):
@@ -173,7 +170,7 @@ def test_to_use_a_checkpoint_the_optimiser_does_not_matter(whole):
     values = config(optimizer={"name": "sgd", "clip_norm": 0.0})
     loaded, own = run.load(whole[0], "latest", values), run.load(whole[0], "latest")
     assert (loaded.config, own.config) == (values, config())
-    jax.tree.map(np.testing.assert_array_equal, loaded.parts.params, own.parts.params)
+    chex.assert_trees_all_equal(loaded.parts.params, own.parts.params)
 
 
 @pytest.mark.parametrize(

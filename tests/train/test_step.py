@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,7 +241,7 @@ def test_a_label_of_weight_0_counts_nowhere():
     first, second = (
         trained.train(trained.state(), batch(2, label=x, weight=weight)) for x in (labels, others)
     )
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
     counted = trained.train(trained.state(), batch(2, label=others))[0]
     assert largest(jax.tree.map(lambda a, b: a - b, counted.params["fc"], first[0].params["fc"])) > 1e-4
 
@@ -250,7 +251,7 @@ def test_a_clip_of_weight_0_changes_no_metric_of_evaluation():
     given = batch(3, weight=np.array([1, 0] * 4, np.float32))
     other = {**given, "clip": np.where(given["weight"].reshape(-1, 1, 1, 1, 1) > 0, given["clip"], 0)}
     first, second = (trained.evaluate(b)[0] for b in (given, other))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
     assert first.clips == 4
     assert first.decisions.sum() == 4 * FRAMES * 64
 
