@@ -53,9 +53,8 @@ def predict(path: Path, trained: Trained) -> Prediction:
     """
     config, found = trained.config, []
     data = config.data
-    if (
-        data.name == "moving_shapes"
-    ):  # they fill the image: a crop would be another scale than the one trained on
+    if data.name == "moving_shapes":
+        # They fill the image: a crop would be another scale than the one trained on.
         data = dataclasses.replace(data, resize=data.image_size)
 
     def read_frames(choose: Callable[[int], Sequence[int]]) -> list[decode.Image]:

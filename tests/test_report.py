@@ -42,6 +42,11 @@ def test_unreadable_clips_are_told():
     )
 
 
+def test_training_clips_left_out_are_told():
+    last = summary.evaluation(RESULT | {"unreadable_train": 2}).splitlines()[-1]
+    assert last == "training  2 clips could not be read and were left out"
+
+
 def test_a_net_without_fusion_has_no_sites():
     assert len(summary.evaluation(RESULT | {"sites": {}}).splitlines()) == 4
 

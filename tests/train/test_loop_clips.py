@@ -49,7 +49,7 @@ def test_unreadable_clips_are_reported_and_counted(folders, tmp_path, caplog):
     path.write_text(path.read_text().replace("clip7 3 7", "clip5.mp4 7"))
     with caplog.at_level(logging.WARNING, logger="adafuse_jax"):
         result = loop.train(listed(max_bad_share=0.1), tmp_path / "run")
-    assert result["unreadable"] == 2
+    assert result["unreadable"] == result["unreadable_train"] == 2
     assert result["clips"] == 22
     # An epoch of three steps holds each clip once.
     assert sum(line["clips"] for line in logged(tmp_path / "run") if line["split"] == "train") == 22
