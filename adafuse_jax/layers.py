@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.ops import actions as act
-from adafuse_jax.ops import fusion, norm, policy
+from adafuse_jax.ops import costs, fusion, norm, policy
 from adafuse_jax.ops.shift import previous_frame
 
 Carry = tuple[Float[Array, "b i"], Float[Array, "b *s c"]]
@@ -32,12 +32,27 @@ def normal(std: float) -> nnx.Initializer:
     return init
 
 
-class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, with PyTorch's running statistics (momentum 0.1)."""
+def uniform(bound: float) -> nnx.Initializer:
+    """Uniform between -bound and bound; drawn as `normal` is."""
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs | None = None):
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
+    def init(key: Key[Array, ""], shape: Sequence[int], dtype=jnp.float32) -> Array:
+        if isinstance(key, jax.core.Tracer):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return jnp.asarray(rng.uniform(-bound, bound, shape), dtype)
+
+    return init
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics (momentum 0.1).
+
+    Without `affine` it has neither scale nor bias to learn.
+    """
+
+    def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs | None = None):
+        self.scale = nnx.Param(jnp.ones(features)) if affine else nnx.data(None)
+        self.bias = nnx.Param(jnp.zeros(features)) if affine else nnx.data(None)
         self.mean = nnx.BatchStat(jnp.zeros(features))
         self.var = nnx.BatchStat(jnp.ones(features))
 
@@ -55,6 +70,9 @@ class BatchNorm(nnx.Module):
         if train:
             statistics = norm.moments(x)
             self.update(statistics, x.size // x.shape[-1])
+        if self.scale is None:
+            mean, _ = statistics
+            return norm.normalize(x, statistics, jnp.ones_like(mean), jnp.zeros_like(mean))
         return norm.normalize(x, statistics, self.scale[...], self.bias[...])
 
 
@@ -121,6 +139,12 @@ class TemporalFusion(nnx.Module):
                 raise UserError(f"share_with: expected a policy of sizes {ours}, found {theirs}")
             self.fc0, self.fc1 = share_with.fc0, share_with.fc1
         self.bn = BatchNorm(hidden)
+
+    @property
+    def macs(self) -> int:
+        """MACs of the policy network a frame, as the published counter counts them."""
+        layers = costs.linear_macs(*self.fc0.kernel.shape) + costs.linear_macs(*self.fc1.kernel.shape)
+        return layers + costs.norm_macs(self.hidden)
 
     def _log_policy(
         self, v: Float[Array, "*b i"], before: Float[Array, "*b i"], train: bool = False

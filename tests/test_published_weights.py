@@ -11,6 +11,7 @@ from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet, Stem
+from adafuse_jax.models.sites import PolicyNetworks
 from adafuse_jax.train.optim import groups
 from adafuse_jax.weights import from_torch
 from adafuse_jax.weights.published import canonical, entries
@@ -34,9 +35,8 @@ def small(seed=0, share_policy=True):
             (4, 6),
             stem=Stem(4, 3),
             shift="tsm",
+            deciders=PolicyNetworks(hidden=5, share=share_policy, rngs=rngs),
             fusion_stages=(1, 2),
-            share_policy=share_policy,
-            hidden=5,
             rngs=rngs,
         )
         return Recognizer("small", {}, backbone, 3, dropout=0.5, actions=("skip", "reuse", "keep"), rngs=rngs)

@@ -44,11 +44,12 @@ def test_sizes_of_the_reference(name, options, parameters, gmacs):
 def test_every_name_makes_its_model(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=5))
     blocks = dict(model.backbone.named_blocks())
-    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3}[name.rpartition("_")[2]]
+    family, _, backbone = name.rpartition("_")
+    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3}[backbone]
     assert len(blocks) == wanted
     fused = [site for site, block in blocks.items() if block.fusion is not None]
     last = f"layer{model.backbone.num_stages}"
-    if not name.startswith("adafuse"):
+    if family in ("tsn", "tsm", "lstm", "cgnet"):
         assert fused == []
     elif "_last_" in name:
         assert fused == [site for site in blocks if site.startswith(last)]
@@ -58,8 +59,8 @@ def test_every_name_makes_its_model(name):
     every = 2 if name == "tsm_r101" else 1
     shifted = [site for site, block in blocks.items() if block.shift == "tsm"]
     assert shifted == [s for s in blocks if "tsm" in name and int(s.partition(".")[2]) % every == 0]
-    assert list(model.count((224, 224)).sites) == fused
-    assert model.fc.kernel.shape == (model.backbone.features, 5)
+    assert list(model.count((224, 224)).sites) == (list(blocks) if family == "cgnet" else fused)
+    assert model.fc.kernel.shape == (512 if family == "lstm" else model.backbone.features, 5)
 
 
 def test_the_published_names_are_there():

@@ -3,7 +3,7 @@
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import normal
-from adafuse_jax.models.resnet import ResNet
+from adafuse_jax.models.lstm import LSTM
 from adafuse_jax.ops import costs
 
 
@@ -33,6 +33,18 @@ class Output:
     policies: OrderedDict[str, Float[Array, "b t c actions"]]
 
 
+class Backbone(Protocol):
+    """What turns clips into features of frames."""
+
+    features: int
+
+    def __call__(
+        self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None, train: bool
+    ) -> tuple[Float[Array, "b t features"], OrderedDict[str, Float[Array, "b t c actions"]]]: ...
+
+    def count(self, hw: tuple[int, int]) -> costs.FrameCost: ...
+
+
 class Recognizer(nnx.Module):
     """A named model of the zoo, with the options it was made from.
 
@@ -41,7 +53,8 @@ class Recognizer(nnx.Module):
         options: every option it was made with.
         backbone: gives frame features and policies.
         num_classes: outputs.
-        dropout: rate before the classifier.
+        dropout: rate on the frame features.
+        lstm_hidden: size of an LSTM's state between frame features and classifier; None: no LSTM.
         actions: what its policies choose from.
         dtype: of the computation; None: the input's.
         rngs: for the initial weights; fc's are N(0, 0.001).
@@ -51,10 +64,11 @@ class Recognizer(nnx.Module):
         self,
         name: str,
         options: Mapping[str, Any],
-        backbone: ResNet,
+        backbone: Backbone,
         num_classes: int,
         *,
         dropout: float,
+        lstm_hidden: int | None = None,
         actions: tuple[str, ...],
         dtype=None,
         rngs: nnx.Rngs,
@@ -64,8 +78,11 @@ class Recognizer(nnx.Module):
         self._options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
         self.num_classes, self.dropout, self.actions = num_classes, dropout, actions
         self.backbone = backbone
+        self.rnn = nnx.data(None)
+        if lstm_hidden is not None:
+            self.rnn = LSTM(backbone.features, lstm_hidden, rngs=rngs)
         self.fc = nnx.Linear(
-            backbone.features,
+            lstm_hidden or backbone.features,
             num_classes,
             kernel_init=normal(0.001),
             dtype=dtype,
@@ -96,6 +113,8 @@ class Recognizer(nnx.Module):
         if train and self.dropout:
             kept = jax.random.bernoulli(dropout_key, 1 - self.dropout, features.shape)
             features = jnp.where(kept, features / (1 - self.dropout), 0)
+        if self.rnn is not None:
+            features = self.rnn(features)
         frame_logits = self.fc(features).astype(jnp.promote_types(features.dtype, jnp.float32))
         return Output(frame_logits.mean(1), frame_logits, policies)
 
@@ -107,5 +126,7 @@ class Recognizer(nnx.Module):
     def count(self, hw: tuple[int, int]) -> costs.FrameCost:
         """MACs of one frame of `hw` pixels, as the published counter counts them."""
         backbone = self.backbone.count(hw)
-        head = costs.linear_macs(self.backbone.features, self.num_classes)
+        head = costs.linear_macs(self.fc.in_features, self.num_classes)
+        if self.rnn is not None:
+            head += self.rnn.macs
         return backbone._replace(dense=backbone.dense + head)

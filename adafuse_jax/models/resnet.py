@@ -12,7 +12,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from adafuse_jax.layers import BatchNorm, TemporalFusion, normal
+from adafuse_jax.layers import BatchNorm, normal
+from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.models.sites import Decider, Deciders
 from adafuse_jax.ops import costs
 from adafuse_jax.ops.shift import online_shift, temporal_shift
 
@@ -47,7 +49,8 @@ class ResidualBlock(nnx.Module):
     """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 where `bottleneck`; fusion, if any, after the first.
 
     `shift_shortcut` says which x a downsampling shortcut reads: the shifted one in the fusion networks,
-    the unshifted one in plain TSM. A shortcut without downsampling is never shifted.
+    the unshifted one in plain TSM. A shortcut without downsampling is never shifted. With `partitions` the
+    first convolution is gated.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ResidualBlock(nnx.Module):
         stride_in_1x1: bool,
         shift: str | None,
         shift_shortcut: bool,
+        partitions: int | None = None,
         dtype,
         rngs: nnx.Rngs,
     ):
@@ -82,14 +86,20 @@ class ResidualBlock(nnx.Module):
         if stride != 1 or in_features != self.features:
             self.downsample_conv = conv(in_features, self.features, 1, stride, dtype, rngs)
             self.downsample_bn = BatchNorm(self.features)
-        self.fusion: TemporalFusion | None = nnx.data(None)
+        if partitions is not None:
+            self.conv1 = GatedConv(self.conv1, partitions)
+        self.fusion: Decider | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
         shifted = x if self.shift is None else SHIFTS[self.shift](x)
-        out = jax.nn.relu(self.bn1(per_frame(self.conv1, shifted), train))
         policy = None
+        if isinstance(self.conv1, GatedConv):
+            out, policy = self.conv1(shifted, train)
+        else:
+            out = per_frame(self.conv1, shifted)
+        out = jax.nn.relu(self.bn1(out, train))
         if self.fusion is not None:
             out, policy = self.fusion(shifted, out, key, train)
         out = self.bn2(per_frame(self.conv2, out), train)
@@ -112,12 +122,12 @@ class ResidualBlock(nnx.Module):
         if self.downsample_conv is not None:
             total += costs.conv_macs(self.in_features, self.features, 1, size)
             total += costs.norm_macs(self.features, size)
+        if isinstance(self.conv1, GatedConv):
+            # A closed gate saves at this convolution alone. Its norm is free, as published.
+            return total, costs.SiteCost(((self.width, 0),), self.conv1.saved(convs[0])), size
         if self.fusion is None:
             return total, None, size
-        fusion = self.fusion
-        total += costs.linear_macs(*fusion.fc0.kernel.shape) + costs.linear_macs(*fusion.fc1.kernel.shape)
-        total += costs.norm_macs(fusion.hidden)
-        return total, costs.SiteCost(((self.width, convs[0]),), convs[1]), size
+        return total + self.fusion.macs, costs.SiteCost(((self.width, convs[0]),), convs[1]), size
 
 
 class ResNet(nnx.Module):
@@ -132,11 +142,9 @@ class ResNet(nnx.Module):
         shift: None, "tsm" (bidirectional, as published) or "online" (causal).
         shift_every: shift before every such block of a stage, the first among them.
         shift_shortcut: see `ResidualBlock`.
+        deciders: makes what decides at each fusion site; None: no fusion.
         fusion_stages: 1-based stages whose blocks fuse.
-        share_policy: sites of equal (in, out) channels share fc0 and fc1.
-        hidden: width of the policy networks, or
-        hidden_quota: that divided by a site's channels gives the width.
-        fusion: further keywords of every `TemporalFusion`.
+        partitions: of the gated first convolution of every block (CGNet); None: plain convolutions.
         dtype: of the computation; None: the input's. Parameters are float32.
         rngs: for the initial weights.
     """
@@ -152,11 +160,9 @@ class ResNet(nnx.Module):
         shift: str | None = None,
         shift_every: int = 1,
         shift_shortcut: bool = False,
+        deciders: Deciders | None = None,
         fusion_stages: Sequence[int] = (),
-        share_policy: bool = True,
-        hidden: int = 512,
-        hidden_quota: int | None = None,
-        fusion: dict | None = None,
+        partitions: int | None = None,
         dtype=None,
         rngs: nnx.Rngs,
     ):
@@ -164,8 +170,8 @@ class ResNet(nnx.Module):
         self.conv1 = conv(3, stem.features, stem.kernel, 2, dtype, rngs)
         self.bn1 = BatchNorm(stem.features)
         self.num_stages = len(blocks)
-        self.share_policy = share_policy
-        in_features, shared = stem.features, {}
+        self.share_policy = getattr(deciders, "share", False)
+        in_features = stem.features
         for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
             made = []
             for i in range(count):
@@ -177,20 +183,12 @@ class ResNet(nnx.Module):
                     stride_in_1x1=stride_in_1x1,
                     shift=shift if i % shift_every == 0 else None,
                     shift_shortcut=shift_shortcut,
+                    partitions=partitions,
                     dtype=dtype,
                     rngs=rngs,
                 )
-                if stage in fusion_stages:
-                    block.fusion = TemporalFusion(
-                        in_features,
-                        width,
-                        hidden=hidden_quota // width if hidden_quota else hidden,
-                        share_with=shared.get((in_features, width)),
-                        rngs=rngs,
-                        **(fusion or {}),
-                    )
-                    if share_policy:
-                        shared.setdefault((in_features, width), block.fusion)
+                if deciders is not None and stage in fusion_stages:
+                    block.fusion = deciders(in_features, width)
                 made.append(block)
                 in_features = block.features
             setattr(self, f"layer{stage}", nnx.List(made))

@@ -1,5 +1,7 @@
 """Names -> models, with the paper's sizes as defaults (reference.md, section 3)."""
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,39 +9,94 @@ import jax.numpy as jnp
 from flax import nnx
 
 from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.models import sites
+from adafuse_jax.models.gated_conv import ACTIONS
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import SHIFTS, ResNet, Stem
 from adafuse_jax.ops import actions as act
 
+
+@dataclasses.dataclass(frozen=True)
+class _Backbone:
+    """A backbone that families can take.
+
+    Attributes:
+        make: its class.
+        settings: keywords of it.
+        stages: in which there are sites.
+        policy: width of the policy networks, a keyword of `PolicyNetworks`.
+        options: of `create_model`, that it alone understands.
+    """
+
+    make: type[nnx.Module]
+    settings: Mapping[str, Any]
+    stages: tuple[int, ...]
+    policy: Mapping[str, int]
+    options: tuple[str, ...] = ()
+
+
+def _resnet(blocks: Sequence[int], policy: Mapping[str, int], **settings: Any) -> _Backbone:
+    stages = tuple(range(1, len(blocks) + 1))
+    return _Backbone(ResNet, {"blocks": blocks} | settings, stages, policy, ("shift", "stride_in_1x1"))
+
+
 # The policy network's width: fixed, or 196608 divided by a site's channels.
+_FIXED, _QUOTA = {"hidden": 512}, {"hidden_quota": 196608}
 _BACKBONES = {
-    "r18": {"blocks": (2, 2, 2, 2), "hidden": 512},
-    "r34": {"blocks": (3, 4, 6, 3), "hidden": 512},
-    "r50": {"blocks": (3, 4, 6, 3), "bottleneck": True, "hidden_quota": 196608},
-    "r101": {"blocks": (3, 4, 23, 3), "bottleneck": True, "hidden_quota": 196608},
+    "r18": _resnet((2, 2, 2, 2), _FIXED),
+    "r34": _resnet((3, 4, 6, 3), _FIXED),
+    "r50": _resnet((3, 4, 6, 3), _QUOTA, bottleneck=True),
+    "r101": _resnet((3, 4, 23, 3), _QUOTA, bottleneck=True),
     # For small images and small machines: 7.5 MMACs for a frame of 48x48 pixels. Not from the paper.
-    "tiny": {
-        "blocks": (1, 1, 1),
-        "widths": (16, 32, 64),
-        "stem": Stem(16, 5, max_pool=False),
-        "hidden": 64,
-    },
+    "tiny": _resnet((1, 1, 1), {"hidden": 64}, widths=(16, 32, 64), stem=Stem(16, 5, max_pool=False)),
 }
-# Stages with fusion count from the end: () none, None all.
-_FAMILIES = {
-    "tsn": {"last_stages": 0},
-    "tsm": {"last_stages": 0, "shift": "tsm"},
-    "adafuse_tsn": {"last_stages": None},
-    "adafuse_tsm": {"last_stages": None, "shift": "tsm"},
-    "adafuse_tsm_last": {"last_stages": 1, "shift": "tsm", "hidden": 1024, "share_policy": False},
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """What a family does with a backbone.
+
+    Attributes:
+        decides: "policy", "random" or "threshold" at each site; None: there are none.
+        last_stages: sites in so many of the last stages; None: in all.
+        defaults: of options.
+        resnets: only of ResNets.
+        options: of `create_model`, that it alone understands.
+    """
+
+    decides: str | None = None
+    last_stages: int | None = None
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resnets: bool = False
+    options: tuple[str, ...] = ()
+
+
 _FUSION_OPTIONS = ("actions", "tau", "group_size", "detach_history", "prior", "prior_strength")
-_SITE_OPTIONS = ("fusion_stages", "share_policy", "hidden")
+_POLICY_OPTIONS = (*_FUSION_OPTIONS, "hidden", "share_policy", "fusion_stages")
+_TSM, _UNIFORM = {"shift": "tsm"}, (1 / 3, 1 / 3, 1 / 3)
+_FAMILIES = {
+    "tsn": _Family(),
+    "tsm": _Family(defaults=_TSM, resnets=True),
+    "adafuse_tsn": _Family("policy", options=_POLICY_OPTIONS),
+    "adafuse_tsm": _Family("policy", defaults=_TSM, resnets=True, options=_POLICY_OPTIONS),
+    "adafuse_tsm_last": _Family(
+        "policy", 1, _TSM | {"hidden": 1024, "share_policy": False}, resnets=True, options=_POLICY_OPTIONS
+    ),
+    "lstm": _Family(defaults={"lstm_hidden": 512}, options=("lstm_hidden",)),
+    "random": _Family("random", options=("shares", "target_gmacs", "fusion_stages")),
+    "threshold": _Family("threshold", defaults={"keep_share": 0.5}, options=("keep_share", "fusion_stages")),
+    "cgnet": _Family(defaults={"partitions": 4}, resnets=True, options=("partitions",)),
+}
 
 
 def list_models() -> list[str]:
     """All names that `create_model` knows."""
-    return [f"{family}_{backbone}" for family in _FAMILIES for backbone in _BACKBONES]
+    return [
+        f"{family}_{backbone}"
+        for family, what in _FAMILIES.items()
+        for backbone, of in _BACKBONES.items()
+        if not what.resnets or of.make is ResNet
+    ]
 
 
 def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options: Any) -> Recognizer:
@@ -49,70 +106,106 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
         name: one of `list_models()`.
         num_classes: outputs of the classifier.
         seed: of the initial weights.
-        **options: what differs from the name's defaults. All models: `dropout` (0.5), `stride_in_1x1`
-            (False: v1.5), `dtype` (of the computation: None, "bfloat16" or "float32"), `shift` (None,
-            "tsm" or "online"). Models with fusion: `actions`, `tau`, `group_size`, `detach_history`,
-            `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the policy networks),
-            `share_policy`, `fusion_stages` (1-based).
+        **options: what differs from the name's defaults. All models: `dropout` (0.5), `dtype` (of the
+            computation: None, "bfloat16" or "float32"). ResNets: `stride_in_1x1` (False: v1.5), `shift`
+            (None, "tsm" or "online"). Models with policies: `actions`, `tau`, `group_size`,
+            `detach_history`, `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the
+            policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. random: `shares` of
+            skip, reuse and keep, or `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
+            to cost. threshold: `keep_share` of the channels. cgnet: `partitions` of the channels, the
+            first of which is always computed.
 
     Raises:
         UserError: for an unknown name or option, or a value that can't be.
     """
     if name not in list_models():
         raise unknown("model", name, list_models())
-    family, _, backbone = name.rpartition("_")
-    settings = dict(_BACKBONES[backbone])
-    defaults = dict(_FAMILIES[family])
-    last = defaults.pop("last_stages")
-    stages = len(settings["blocks"])
-    fuses = last != 0
-    known = ("dropout", "dtype", "shift", "stride_in_1x1") + (
-        _FUSION_OPTIONS + _SITE_OPTIONS if fuses else ()
-    )
+    family_name, _, backbone_name = name.rpartition("_")
+    family, backbone = _FAMILIES[family_name], _BACKBONES[backbone_name]
+    known = ("dropout", "dtype", *backbone.options, *family.options)
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
-    if family == "tsm" and max(settings["blocks"]) >= 23:
-        # As published: plain TSM shifts before every second block of so deep a net, fusion networks
-        # before every one.
-        settings["shift_every"] = 2
-    if fuses:
-        defaults["fusion_stages"] = tuple(range(1 if last is None else stages - last + 1, stages + 1))
-        fusion = {k: options[k] for k in _FUSION_OPTIONS if k in options}
-        fusion["actions"] = act.check(fusion.get("actions", act.ALL))
-        settings |= {"fusion": fusion, "shift_shortcut": True}
-    if "hidden" in defaults or "hidden" in options:
-        settings.pop("hidden_quota", None)
-    settings |= defaults | {
-        k: v for k, v in options.items() if k in (*_SITE_OPTIONS, "shift", "stride_in_1x1")
-    }
-    _check(name, num_classes, settings, stages, options)
+    chosen = {"dropout": 0.5, "dtype": None} | dict(family.defaults) | options
+    stages = backbone.stages[-family.last_stages :] if family.last_stages else backbone.stages
+    chosen.setdefault("fusion_stages", stages)
+    _check(name, num_classes, chosen, backbone.stages)
     rngs = nnx.Rngs(seed)
-    dtype = None if options.get("dtype") is None else jnp.dtype(options["dtype"])
+    actions = act.ALL
+    if family.decides == "policy":
+        actions = chosen["actions"] = act.check(chosen.get("actions", act.ALL))
+    elif family.decides == "threshold":
+        actions = sites.MagnitudeThreshold.actions
+    elif "partitions" in chosen:
+        actions = ACTIONS
+    dtype = None if chosen["dtype"] is None else jnp.dtype(chosen["dtype"])
     return Recognizer(
         name,
         options,
-        ResNet(**settings, dtype=dtype, rngs=rngs),
+        _make_backbone(backbone, family, chosen, dtype, rngs),
         num_classes,
-        dropout=options.get("dropout", 0.5),
-        actions=settings["fusion"]["actions"] if fuses else act.ALL,
+        dropout=chosen["dropout"],
+        lstm_hidden=chosen.get("lstm_hidden"),
+        actions=actions,
         dtype=dtype,
         rngs=rngs,
     )
 
 
-def _check(name: str, num_classes: int, settings: Mapping[str, Any], stages: int, options: Mapping) -> None:
+def _make_backbone(
+    backbone: _Backbone, family: _Family, chosen: Mapping[str, Any], dtype, rngs: nnx.Rngs
+) -> nnx.Module:
+    settings = dict(backbone.settings) | {"dtype": dtype}
+    settings |= {k: chosen[k] for k in (*backbone.options, "partitions") if k in chosen}
+    if family.decides is not None:
+        settings["fusion_stages"] = tuple(chosen["fusion_stages"])
+        if backbone.make is ResNet:
+            settings["shift_shortcut"] = True
+    elif settings.get("shift") == "tsm" and max(settings["blocks"]) >= 23:
+        # As published: plain TSM shifts before every second block of so deep a net, fusion networks
+        # before every one.
+        settings["shift_every"] = 2
+    return backbone.make(**settings, deciders=_deciders(backbone, family, chosen, rngs), rngs=rngs)
+
+
+def _deciders(
+    backbone: _Backbone, family: _Family, chosen: Mapping[str, Any], rngs: nnx.Rngs
+) -> sites.Deciders | None:
+    if family.decides == "policy":
+        width = {"hidden": chosen["hidden"]} if "hidden" in chosen else backbone.policy
+        fusion = {k: chosen[k] for k in _FUSION_OPTIONS if k in chosen}
+        return sites.PolicyNetworks(**width, share=chosen.get("share_policy", True), rngs=rngs, **fusion)
+    if family.decides == "threshold":
+        return lambda *_: sites.MagnitudeThreshold(chosen["keep_share"])
+    if family.decides == "random":
+        shares = chosen.get("shares", _UNIFORM)
+        if "target_gmacs" in chosen:
+            if "shares" in chosen:
+                raise UserError("target_gmacs: expected either it or shares, found both")
+            of_any = {k: v for k, v in chosen.items() if k != "target_gmacs"}
+            frame = nnx.eval_shape(lambda: _make_backbone(backbone, family, of_any, None, nnx.Rngs(0))).count(
+                (224, 224)
+            )
+            shares = sites.shares_for(frame, chosen["target_gmacs"] * 1e9)
+        seeds = itertools.count()  # each site draws for itself
+        return lambda *_: sites.RandomPolicy(shares, next(seeds))
+    return None
+
+
+def _check(name: str, num_classes: int, chosen: Mapping[str, Any], stages: tuple[int, ...]) -> None:
     if num_classes < 1:
         raise UserError(f"num_classes: expected at least 1, found {num_classes}")
-    if settings.get("shift") not in SHIFTS:
-        raise UserError(f"shift: expected one of {list(SHIFTS)}, found {settings['shift']!r}")
-    if options.get("dtype") not in (None, "float32", "bfloat16"):
-        raise UserError(f"dtype: expected None, 'float32' or 'bfloat16', found {options['dtype']!r}")
-    if not 0 <= options.get("dropout", 0.5) < 1:
-        raise UserError(f"dropout: expected a rate in [0, 1), found {options['dropout']}")
-    chosen: Sequence[int] = settings.get("fusion_stages", ())
-    if not set(chosen) <= set(range(1, stages + 1)):
-        raise UserError(f"fusion_stages: expected stages of 1..{stages} of {name!r}, found {tuple(chosen)}")
-    for option in ("tau", "hidden"):
-        if option in options and not options[option] > 0:
-            raise UserError(f"{option}: expected more than 0, found {options[option]}")
+    if chosen.get("shift") not in SHIFTS:
+        raise UserError(f"shift: expected one of {list(SHIFTS)}, found {chosen['shift']!r}")
+    if chosen["dtype"] not in (None, "float32", "bfloat16"):
+        raise UserError(f"dtype: expected None, 'float32' or 'bfloat16', found {chosen['dtype']!r}")
+    if not 0 <= chosen["dropout"] < 1:
+        raise UserError(f"dropout: expected a rate in [0, 1), found {chosen['dropout']}")
+    if not set(chosen["fusion_stages"]) <= set(stages):
+        raise UserError(
+            f"fusion_stages: expected stages of {stages[0]}..{stages[-1]} of {name!r}, "
+            f"found {tuple(chosen['fusion_stages'])}"
+        )
+    for option in ("tau", "hidden", "lstm_hidden"):
+        if option in chosen and not chosen[option] > 0:
+            raise UserError(f"{option}: expected more than 0, found {chosen[option]}")

@@ -6,7 +6,7 @@ the reference's policy networks (the golden cases' JSON lists them).
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,12 @@ from flax import nnx
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.models.gated_conv import GatedConv
 from adafuse_jax.models.recognizer import Recognizer
+from adafuse_jax.models.resnet import ResNet
+
+# What PyTorch saves beside a variable of this name and a model here need not know.
+_CONSTANTS = {"running_mean": "num_batches_tracked", "threshold": "mask"}
 
 
 class Entry(NamedTuple):
@@ -48,18 +53,18 @@ def from_torch(model: Recognizer, state_dict: Mapping[str, np.ndarray]) -> Recog
         used.update(names)
         given = [n for n in names if n in found]
         if not given:
-            problems.append(f"missing {names[0]} {_torch_shape(variable)}")
+            problems.append(f"missing {names[0]} {torch_shape(names[0], variable)}")
             continue
-        value = _from_torch_layout(found[given[0]])
-        if value.shape != variable.shape:
-            problems.append(f"{given[0]}: expected {_torch_shape(variable)}, found {found[given[0]].shape}")
+        wanted, value = torch_shape(names[0], variable), found[given[0]]
+        if value.shape != wanted:
+            problems.append(f"{given[0]}: expected {wanted}, found {value.shape}")
             continue
         for other in given[1:]:
             if not np.array_equal(found[given[0]], found[other]):
                 problems.append(f"{other}: expected the same values as {given[0]}")
-        values.append((variable, value))
-    norms = {n.removesuffix("running_mean") for n in used if n.endswith("running_mean")}
-    used |= {n + "num_batches_tracked" for n in norms}
+        values.append((variable, _from_torch_layout(value).reshape(variable.shape)))
+    for name, constant in _CONSTANTS.items():
+        used |= {u.removesuffix(name) + constant for u in used if u.endswith("." + name)}
     problems += [f"left over {key} {found[key].shape}" for key in found if key not in used]
     if problems:
         raise UserError(
@@ -78,33 +83,54 @@ def canonical(key: str) -> str:
 
 def entries(model: Recognizer) -> Iterator[Entry]:
     """All variables of a model with their published names, in the canonical spelling."""
-    backbone = model.backbone
+    yield from _BACKBONES[type(model.backbone)](model.backbone)
+    if model.rnn is not None:
+        names = {"weight_ih": "kernel_x", "weight_hh": "kernel_h", "bias_ih": "bias_x", "bias_hh": "bias_h"}
+        for theirs, ours in names.items():
+            yield Entry((f"rnn.{theirs}",), getattr(model.rnn, ours))
+    yield from _module("new_fc", model.fc)
+
+
+def _resnet(backbone: ResNet) -> Iterator[Entry]:
     yield from _module("base_model.conv1", backbone.conv1)
     yield from _module("base_model.bn1", backbone.bn1)
-    shared: dict[int, list[str]] = {}
-    fusions: list[tuple[str, TemporalFusion]] = []
+    policies = {}
     for name, block in backbone.named_blocks():
         for i in range(1, len(block.geometry) + 1):
-            yield from _module(f"base_model.{name}.conv{i}", getattr(block, f"conv{i}"))
+            yield from _conv(f"base_model.{name}.conv{i}", getattr(block, f"conv{i}"))
             yield from _module(f"base_model.{name}.bn{i}", getattr(block, f"bn{i}"))
         if block.downsample_conv is not None:
             yield from _module(f"base_model.{name}.downsample0", block.downsample_conv)
             yield from _module(f"base_model.{name}.downsample1", block.downsample_bn)
-        if block.fusion is not None:
-            net = f"base_model.{name}.policy_net."
-            fusions.append((net, block.fusion))
-            shared.setdefault(id(block.fusion.fc0), []).append(net)
-    for net, fusion in fusions:
-        yield from _module(net + "gate_bn", fusion.bn)
-        sites = shared[id(fusion.fc0)]
-        if sites[0] != net:
+        policies[f"base_model.{name}.policy_net."] = block.fusion
+    yield from _policies(policies, backbone.share_policy)
+
+
+# How a backbone's variables are called.
+_BACKBONES = {ResNet: _resnet}
+
+
+def _conv(name: str, conv: nnx.Conv | GatedConv) -> Iterator[Entry]:
+    if isinstance(conv, GatedConv):
+        yield from _module(name, conv.conv)
+        yield from _module(f"{name}.bn", conv.bn)
+        yield Entry((f"{name}.threshold",), conv.threshold)
+    else:
+        yield from _module(name, conv)
+
+
+def _policies(policies: Mapping[str, Any], share: bool) -> Iterator[Entry]:
+    """The policy networks of {prefix of names: decider of a site}, shared ones under all their names."""
+    fusions = {name: site for name, site in policies.items() if isinstance(site, TemporalFusion)}
+    for name, fusion in fusions.items():
+        yield from _module(name + "gate_bn", fusion.bn)
+        sharing = [other for other, site in fusions.items() if site.fc0 is fusion.fc0]
+        if sharing[0] != name:
             continue  # an earlier site gave the shared fc0 and fc1 already
         size = f"{fusion.fc0.in_features}_{fusion.fc1.out_features}"
         for fc, linear in (("fc0", fusion.fc0), ("fc1", fusion.fc1)):
-            own = [f"{site}gate_{fc}" for site in sites]
-            pool = [f"base_model.gate_{fc}s.{size}"] if backbone.share_policy else []
-            yield from _module(pool + own, linear)
-    yield from _module("new_fc", model.fc)
+            own = [f"{site}gate_{fc}" for site in sharing]
+            yield from _module(([f"base_model.gate_{fc}s.{size}"] if share else []) + own, linear)
 
 
 def _module(names: str | list[str], module: nnx.Module) -> Iterator[Entry]:
@@ -118,9 +144,10 @@ def _module(names: str | list[str], module: nnx.Module) -> Iterator[Entry]:
             "running_var": module.var,
         }
     else:
-        parts = {"weight": module.kernel} | ({} if module.bias is None else {"bias": module.bias})
+        parts = {"weight": module.kernel, "bias": module.bias}
     for part, variable in parts.items():
-        yield Entry(tuple(f"{name}.{part}" for name in names), variable)
+        if variable is not None:
+            yield Entry(tuple(f"{name}.{part}" for name in names), variable)
 
 
 def _from_torch_layout(value: np.ndarray) -> np.ndarray:
@@ -128,6 +155,9 @@ def _from_torch_layout(value: np.ndarray) -> np.ndarray:
     return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim >= 2 else value
 
 
-def _torch_shape(variable: nnx.Variable) -> tuple[int, ...]:
+def torch_shape(name: str, variable: nnx.Variable) -> tuple[int, ...]:
+    """The shape under which PyTorch holds a variable."""
     shape = variable.shape
+    if name.endswith(".threshold"):
+        return (1, *shape, 1, 1)
     return (shape[-1], shape[-2], *shape[:-2]) if len(shape) >= 2 else shape
