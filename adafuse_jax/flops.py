@@ -43,7 +43,8 @@ def count(
         policies: `out.policies`; empty for a model without fusion.
         image_size: pixels, the side of a square or (height, width).
         num_frames: T of a model without fusion (policies bring their own).
-        published: reproduce the published slip at the last frame.
+        published: reproduce the published slip at the last frame, and the constants that the published code
+            takes for the dense cost of CGNet.
 
     Returns:
         The cost; `actual` and `upper` have one entry a clip, or a single one without policies.
@@ -68,9 +69,10 @@ def count(
         num_frames = policy.shape[1]
         before, after = costs.savings(policy, site, model.actions, published)
         saved_before, saved_after = saved_before + before, saved_after + after
-    upper = float(frame.dense) - saved_after
+    dense = frame.published if published and frame.published else frame.dense
+    upper = float(dense) - saved_after
     return Cost(
-        dense=float(frame.dense * num_frames),
+        dense=float(dense * num_frames),
         actual=(upper - saved_before) * num_frames,
         upper=upper * num_frames,
     )

@@ -79,7 +79,8 @@ def test_the_base_holds_every_field_and_every_option():
     options = {f"model.{name}" for name in cfg._MODEL_OPTIONS}
     assert names == set(FIELDS) | options
     # `dtype` is set by train.precision.
-    known = {*zoo._FUSION_OPTIONS, *zoo._SITE_OPTIONS, "dropout", "shift", "stride_in_1x1"}
+    tables = (*zoo._FAMILIES.values(), *zoo._BACKBONES.values())
+    known = {"dropout"}.union(*(row.options for row in tables))
     assert set(cfg._MODEL_OPTIONS) == known
 
 

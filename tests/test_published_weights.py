@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled
+from helpers import filled, state_dict
 
 from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
@@ -14,7 +14,7 @@ from adafuse_jax.models.resnet import ResNet, Stem
 from adafuse_jax.models.sites import PolicyNetworks
 from adafuse_jax.train.optim import groups
 from adafuse_jax.weights import from_torch
-from adafuse_jax.weights.published import canonical, entries
+from adafuse_jax.weights.published import canonical, entries, torch_shape
 
 GOLDEN = {
     "tsn_r18_64": ("tsn_r18", {}),
@@ -22,6 +22,7 @@ GOLDEN = {
     "ada_r18_tsn_64": ("adafuse_tsn_r18", {}),
     "ada_r50_tsn_64": ("adafuse_tsn_r50", {}),
     "ada_r18_reuseonly_64": ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}),
+    "thr_r18_keep50_64": ("threshold_r18", {"keep_share": 0.5}),
 }
 
 
@@ -42,20 +43,6 @@ def small(seed=0, share_policy=True):
         return Recognizer("small", {}, backbone, 3, dropout=0.5, actions=("skip", "reuse", "keep"), rngs=rngs)
 
     return filled(create, seed)
-
-
-def state_dict(model):
-    """The model's weights as PyTorch would save them, in the canonical spelling, all names given."""
-    found = {}
-    for names, variable in entries(model):
-        value = np.asarray(variable[...])
-        if value.ndim == 4:
-            value = value.transpose(3, 2, 0, 1)
-        elif value.ndim == 2:
-            value = value.T
-        found |= dict.fromkeys(names, value)
-    norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
-    return found | {name + "num_batches_tracked": np.zeros((), np.int64) for name in norms}
 
 
 def assert_same(model, other):
@@ -176,8 +163,7 @@ def test_golden_keys_shapes_and_aliases(golden_case):
     meta, model = golden_case
     ours, alias_of = {}, {}
     for names, variable in entries(model):
-        shape = variable.shape
-        ours |= dict.fromkeys(names, [shape[-1], shape[-2], *shape[:-2]] if len(shape) > 1 else [*shape])
+        ours |= {name: [*torch_shape(name, variable)] for name in names}
         alias_of |= {name: names[0] for name in names[1:]}
     published = {k: s for k, s in meta["keys"].items() if not k.endswith("num_batches_tracked")}
     assert ours == {canonical(key): shape for key, shape in published.items()}

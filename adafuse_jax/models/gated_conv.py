@@ -13,6 +13,8 @@ from adafuse_jax.layers import BatchNorm
 from adafuse_jax.ops import gating
 
 ACTIONS = ("skip", "keep")  # of the part of the inputs that the gate closes or opens
+# MACs a frame that the published code takes for a gated net of so many blocks: rounded, or another net's.
+PUBLISHED_MACS = {8: 1_818_800_000, 16: 4_280_000_000}
 
 
 class GatedConv(nnx.Module):

@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from adafuse_jax.layers import BatchNorm, normal
-from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.models.gated_conv import PUBLISHED_MACS, GatedConv
 from adafuse_jax.models.sites import Decider, Deciders
 from adafuse_jax.ops import costs
 from adafuse_jax.ops.shift import online_shift, temporal_shift
@@ -227,7 +227,9 @@ class ResNet(nnx.Module):
             total += macs
             if site is not None:
                 sites[name] = site
-        return costs.FrameCost(total + costs.pool_macs(self.features, size), sites)
+        total += costs.pool_macs(self.features, size)
+        gated = isinstance(block.conv1, GatedConv)
+        return costs.FrameCost(total, sites, PUBLISHED_MACS.get(len(sites)) if gated else None)
 
 
 def per_frame(function, x: Float[Array, "b t h w i"]) -> Float[Array, "b t y x o"]:

@@ -131,14 +131,11 @@ def shares_for(frame: costs.FrameCost, macs: float, num_frames: int = 8) -> tupl
         UserError: for a cost that no such shares have.
     """
 
+    def shares(moved: float) -> tuple[float, float, float]:
+        return moved / 2, moved / 2, 1 - moved
+
     def cost(moved: float) -> float:
-        # Eq. 5 for independent draws; at the last frame nothing is reused later.
-        unneeded = moved * (1 - moved / 2 * (num_frames - 1) / num_frames)
-        saved = sum(
-            unneeded * sum(m for _, m in site.before) + moved / 2 * site.after
-            for site in frame.sites.values()
-        )
-        return (frame.dense - saved) * num_frames
+        return costs.expected(frame, shares(moved), num_frames)
 
     least, most = cost(1.0), cost(0.0)
     if not least <= macs <= most:
@@ -150,7 +147,7 @@ def shares_for(frame: costs.FrameCost, macs: float, num_frames: int = 8) -> tupl
     for _ in range(50):  # halvings: the cost falls as the share of skip and reuse rises
         middle = (low + high) / 2
         low, high = (low, middle) if cost(middle) < macs else (middle, high)
-    return low / 2, low / 2, 1 - low
+    return shares(low)
 
 
 class MagnitudeThreshold(nnx.Module):

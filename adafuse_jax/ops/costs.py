@@ -21,10 +21,14 @@ class SiteCost(NamedTuple):
 
 
 class FrameCost(NamedTuple):
-    """MACs of one frame through a whole net, policies included, and the sites' shares of it in order."""
+    """MACs of one frame through a whole net, policies included, and the sites' shares of it in order.
+
+    `published` is what the published code takes for `dense` where it doesn't count, for 224x224 pixels.
+    """
 
     dense: int
     sites: dict[str, SiteCost]
+    published: int | None = None
 
 
 def conv_macs(in_features: int, features: int, kernel: int, out_hw: tuple[int, int], bias=False) -> int:
@@ -86,3 +90,20 @@ def savings(
         start += channels
     skip = act.chosen(policy, actions, "skip")
     return saved_before, skip.mean((-2, -1)) * float(cost.after)
+
+
+def expected(frame: FrameCost, shares: Sequence[float], num_frames: int = 8) -> float:
+    """MACs per clip, on average, where every channel of every frame draws its action for itself (Eq. 5).
+
+    Args:
+        frame: cost of the net and its sites.
+        shares: of skip, reuse and keep, at every site.
+        num_frames: T.
+    """
+    skip, reuse, keep = shares
+    # At the last frame nothing is reused later.
+    unneeded = (1 - keep) * (1 - reuse * (num_frames - 1) / num_frames)
+    saved = sum(
+        unneeded * sum(macs for _, macs in site.before) + skip * site.after for site in frame.sites.values()
+    )
+    return (frame.dense - saved) * num_frames

@@ -3,7 +3,11 @@
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
+
+from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.ops import gating
 
 
 def weighted_sum(values: Float[Array, " b *rest"], weights: Float[Array, " b"]) -> Float[Array, "*rest"]:
@@ -71,3 +75,9 @@ def flops_weight_at(
     step = jnp.asarray(step, jnp.float32)
     rise = (step - start) / (end - start) if end > start else step >= end
     return weight * jnp.clip(rise, 0.0, 1.0).astype(jnp.float32)
+
+
+def thresholds(model: nnx.Module, target: float, weight: float) -> Float[Array, ""]:
+    """CGNet's own term: weight * sum over all gated channels of (threshold - target)^2; 0 without any."""
+    gated = [module for _, module in nnx.iter_modules(model) if isinstance(module, GatedConv)]
+    return weight * sum((gating.distance_to_target(g.threshold[...], target) for g in gated), jnp.zeros(()))

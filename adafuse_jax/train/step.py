@@ -90,9 +90,11 @@ def make_train_step(
         macs = cost.actual if config.loss.flops_loss == "real" else cost.upper
         gmacs_per_frame = jnp.broadcast_to(macs, batch["label"].shape) / (1e9 * config.data.num_frames)
         weight = losses.flops_weight_at(step, total_steps, config.loss.flops_weight, config.loss.flops_warmup)
-        loss = losses.cross_entropy(
-            out.logits, batch["label"], batch["weight"], config.loss.label_smoothing
-        ) + losses.efficiency(gmacs_per_frame, weight, batch["weight"])
+        loss = (
+            losses.cross_entropy(out.logits, batch["label"], batch["weight"], config.loss.label_smoothing)
+            + losses.efficiency(gmacs_per_frame, weight, batch["weight"])
+            + losses.thresholds(model, config.loss.threshold_target, config.loss.threshold_weight)
+        )
         return loss, (running_statistics(model), measure(model, out, cost, batch))
 
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
