@@ -45,12 +45,21 @@ def uniform(bound: float) -> nnx.Initializer:
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, with PyTorch's running statistics (momentum 0.1).
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    Without `affine` it has neither scale nor bias to learn.
+    `momentum` is the share of their old value that stays, 1 - PyTorch's. Without `affine` it has neither
+    scale nor bias to learn.
     """
 
-    def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        features: int,
+        *,
+        affine: bool = True,
+        momentum: float = norm.MOMENTUM,
+        rngs: nnx.Rngs | None = None,
+    ):
+        self.momentum = momentum
         self.scale = nnx.Param(jnp.ones(features)) if affine else nnx.data(None)
         self.bias = nnx.Param(jnp.zeros(features)) if affine else nnx.data(None)
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -63,7 +72,7 @@ class BatchNorm(nnx.Module):
 
     def update(self, batch: norm.Moments, count: int) -> None:
         """Takes a batch's moments, over `count` values a channel, into the running statistics."""
-        self.mean[...], self.var[...] = norm.update(self.running, batch, count)
+        self.mean[...], self.var[...] = norm.update(self.running, batch, count, self.momentum)
 
     def __call__(self, x: Float[Array, "*n c"], train: bool = False) -> Float[Array, "*n c"]:
         statistics = self.running

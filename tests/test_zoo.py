@@ -22,6 +22,8 @@ SIZES = [
     ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}, 14.624, 1.8257),
     ("adafuse_tsn_r18", {"actions": ("skip", "keep")}, 13.903, 1.8242),
     ("adafuse_tsn_r18", {}, 15.576, 1.8277),
+    ("tsn_inc", {}, 10.449, 2.0440),
+    ("adafuse_tsn_inc", {}, 14.499, 2.0521),
     ("tsn_r50", {}, 23.865, 4.1102),
     ("tsm_r50", {}, 23.865, 4.1102),
     ("adafuse_tsn_r50", {}, 37.687, 4.1723),
@@ -45,19 +47,19 @@ def test_every_name_makes_its_model(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=5))
     blocks = dict(model.backbone.named_blocks())
     family, _, backbone = name.rpartition("_")
-    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3}[backbone]
+    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3, "inc": 10}[backbone]
     assert len(blocks) == wanted
     fused = [site for site, block in blocks.items() if block.fusion is not None]
-    last = f"layer{model.backbone.num_stages}"
     if family in ("tsn", "tsm", "lstm", "cgnet"):
         assert fused == []
     elif "_last_" in name:
+        last = f"layer{model.backbone.num_stages}"
         assert fused == [site for site in blocks if site.startswith(last)]
     else:
         assert fused == list(blocks)
     # Plain TSM of ResNet-101 shifts before every second block of a stage.
     every = 2 if name == "tsm_r101" else 1
-    shifted = [site for site, block in blocks.items() if block.shift == "tsm"]
+    shifted = [site for site, block in blocks.items() if getattr(block, "shift", None) == "tsm"]
     assert shifted == [s for s in blocks if "tsm" in name and int(s.partition(".")[2]) % every == 0]
     assert list(model.count((224, 224)).sites) == (list(blocks) if family == "cgnet" else fused)
     assert model.fc.kernel.shape == (512 if family == "lstm" else model.backbone.features, 5)
@@ -258,6 +260,7 @@ def test_unknown_model_names_the_nearest_and_all():
         ("adafuse_tsn_tiny", {"tau": 0}, "tau: expected more than 0, found 0"),
         ("adafuse_tsn_tiny", {"hidden": -1}, "hidden: expected more than 0, found -1"),
         ("adafuse_tsn_tiny", {"fusion_stages": (4,)}, "fusion_stages: expected stages of 1..3"),
+        ("adafuse_tsn_inc", {"fusion_stages": (2, 3)}, "fusion_stages: expected stages of 3..5"),
         ("adafuse_tsn_tiny", {"actions": ("keep", "keep")}, "actions: expected some of"),
         ("adafuse_tsn_tiny", {"group_size": 3}, "group_size: expected a divisor of the 16 channels, found 3"),
         ("adafuse_tsn_tiny", {"prior": (0.5, 0.5)}, "prior: expected one share per action"),

@@ -30,12 +30,12 @@ def normalize(
     return (x * factor + (bias - mean * factor)).astype(x.dtype)
 
 
-def update(running: Moments, batch: Moments, count: int) -> Moments:
+def update(running: Moments, batch: Moments, count: int, momentum: float = MOMENTUM) -> Moments:
     """Running statistics after a batch whose moments were taken over `count` values a channel."""
     unbiased = count / max(count - 1, 1)
     old_mean, old_var = running
     mean, var = jax.lax.stop_gradient(batch)
     return (
-        MOMENTUM * old_mean + (1 - MOMENTUM) * mean,
-        MOMENTUM * old_var + (1 - MOMENTUM) * unbiased * var,
+        momentum * old_mean + (1 - momentum) * mean,
+        momentum * old_var + (1 - momentum) * unbiased * var,
     )

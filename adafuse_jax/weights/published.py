@@ -1,7 +1,7 @@
 """The published PyTorch names of our parameters.
 
-The names are those of torchvision's ResNet under `base_model.`, of `new_fc` for the classifier, and of
-the reference's policy networks (the golden cases' JSON lists them).
+The names are those of torchvision's ResNet or of Cadene's BN-Inception under `base_model.`, of `new_fc` for
+the classifier, and of the reference's policy networks (the golden cases' JSON lists them).
 """
 
 import re
@@ -12,6 +12,7 @@ from flax import nnx
 
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.models.inception import BNInception, ConvUnit
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet
 
@@ -57,8 +58,23 @@ def _resnet(backbone: ResNet) -> Iterator[Entry]:
     yield from _policies(policies, backbone.share_policy)
 
 
+def _inception(backbone: BNInception) -> Iterator[Entry]:
+    def unit(name: str, made: ConvUnit) -> Iterator[Entry]:
+        yield from _module(f"base_model.{name}", made.conv)
+        yield from _module(f"base_model.{name}_bn", made.bn)
+
+    for name, made in backbone.stem.items():
+        yield from unit(name, made)
+    policies = {}
+    for name, module in backbone.named_blocks():
+        for part, made in module.units.items():
+            yield from unit(f"{name}_{part}", made)
+        policies[f"base_model.{name.replace('inception', 'policy_net')}."] = module.fusion
+    yield from _policies(policies, backbone.share_policy)
+
+
 # How a backbone's variables are called.
-_BACKBONES = {ResNet: _resnet}
+_BACKBONES = {ResNet: _resnet, BNInception: _inception}
 
 
 def _conv(name: str, conv: nnx.Conv | GatedConv) -> Iterator[Entry]:
