@@ -110,6 +110,9 @@ class Train:
     eval_sampled: bool = False  # Gumbel noise at evaluation too, as published; else the likeliest actions
     checkpoint_every_steps: int = 0  # besides the checkpoint after each evaluation; 0: none
     seed: int = 0
+    # Weights to start from: a file of torch.save, safetensors or npz, or what `adafuse convert` wrote. Policy
+    # networks and classifier start anew where these have none that fit.
+    init_from: str = ""
     precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
 
 
