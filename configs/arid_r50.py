@@ -3,7 +3,7 @@ r"""AdaFuse-TSN, ResNet-50 (v1), from ImageNet weights on 246 clips of people in
 Not from the paper. WEIGHTS: ImageNet ResNet-50 of version 1, torchvision's names.
 
     python main.py --config=configs/arid_r50.py --config.train.init_from=WEIGHTS \
-        --config.data.train_list=../shared/clips/train_clips.txt --config.data.val_list=../shared/clips/val_clips.txt
+        --config.data.train_list=CLIPS/train_clips.txt --config.data.val_list=CLIPS/val_clips.txt
 
 TSN from the same start: --config.model.name=tsn_r50 --config.loss.flops_weight=0; from scratch: without
 --config.train.init_from.
