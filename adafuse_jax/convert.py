@@ -82,11 +82,14 @@ def convert(
             )
         parts = trained.parts
         made = put_together(parts.graph, jax.device_get(parts.params), jax.device_get(parts.stats))
+        data = trained.config.data
+        if data.name == "moving_shapes":  # drawn to fill the image
+            data = dataclasses.replace(data, resize=data.image_size)
         card = weights.Card(
             made.name,
             made.num_classes,
             made.options,
-            cards.input_of(trained.config.data),
+            cards.input_of(data),
             class_names=trained.class_names,
             source=f"{source}, step {trained.step}",
         )
