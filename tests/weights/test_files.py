@@ -1,4 +1,4 @@
-"""Files of weights: every format gives the same model, what is saved comes back, a broken one is one error."""
+"""Files of weights: every format gives the same model, what is saved comes back, a broken file is an error."""
 
 import collections
 import json
