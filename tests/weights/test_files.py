@@ -1,4 +1,4 @@
-"""Files of weights: every format gives the same model, what is saved comes back, a broken file is an error."""
+"""Weight files: every format gives the same model, what is saved comes back, broken ones are one error."""
 
 import collections
 import json
