@@ -45,12 +45,22 @@ def uniform(bound: float) -> nnx.Initializer:
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all axes but the last, with PyTorch's running statistics (momentum 0.1).
+    """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    Without `affine` it has neither scale nor bias to learn.
+    Without `affine` it has neither scale nor bias to learn. `momentum` is the share of the old running value
+    that stays (1 - PyTorch's), `epsilon` is added to the variance.
     """
 
-    def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        features: int,
+        *,
+        affine: bool = True,
+        momentum: float = norm.MOMENTUM,
+        epsilon: float = norm.EPSILON,
+        rngs: nnx.Rngs | None = None,
+    ):
+        self.momentum, self.epsilon = momentum, epsilon
         self.scale = nnx.Param(jnp.ones(features)) if affine else nnx.data(None)
         self.bias = nnx.Param(jnp.zeros(features)) if affine else nnx.data(None)
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -63,7 +73,7 @@ class BatchNorm(nnx.Module):
 
     def update(self, batch: norm.Moments, count: int) -> None:
         """Takes a batch's moments, over `count` values a channel, into the running statistics."""
-        self.mean[...], self.var[...] = norm.update(self.running, batch, count)
+        self.mean[...], self.var[...] = norm.update(self.running, batch, count, self.momentum)
 
     def __call__(self, x: Float[Array, "*n c"], train: bool = False) -> Float[Array, "*n c"]:
         statistics = self.running
@@ -72,8 +82,10 @@ class BatchNorm(nnx.Module):
             self.update(statistics, x.size // x.shape[-1])
         if self.scale is None:
             mean, _ = statistics
-            return norm.normalize(x, statistics, jnp.ones_like(mean), jnp.zeros_like(mean))
-        return norm.normalize(x, statistics, self.scale[...], self.bias[...])
+            scale, bias = jnp.ones_like(mean), jnp.zeros_like(mean)
+        else:
+            scale, bias = self.scale[...], self.bias[...]
+        return norm.normalize(x, statistics, scale, bias, self.epsilon)
 
 
 class TemporalFusion(nnx.Module):

@@ -23,19 +23,20 @@ def normalize(
     statistics: Moments,
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
+    epsilon: float = EPSILON,
 ) -> Float[Array, "*n c"]:
-    """(x - mean) / sqrt(var + eps) * scale + bias, in the type of x."""
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, in the type of x."""
     mean, var = statistics
-    factor = scale * jax.lax.rsqrt(var + EPSILON)
+    factor = scale * jax.lax.rsqrt(var + epsilon)
     return (x * factor + (bias - mean * factor)).astype(x.dtype)
 
 
-def update(running: Moments, batch: Moments, count: int) -> Moments:
+def update(running: Moments, batch: Moments, count: int, momentum: float = MOMENTUM) -> Moments:
     """Running statistics after a batch whose moments were taken over `count` values a channel."""
     unbiased = count / max(count - 1, 1)
     old_mean, old_var = running
     mean, var = jax.lax.stop_gradient(batch)
     return (
-        MOMENTUM * old_mean + (1 - MOMENTUM) * mean,
-        MOMENTUM * old_var + (1 - MOMENTUM) * unbiased * var,
+        momentum * old_mean + (1 - momentum) * mean,
+        momentum * old_var + (1 - momentum) * unbiased * var,
     )
