@@ -12,7 +12,6 @@ from flax import nnx
 from helpers import filled, quick_jit, state_dict
 
 from adafuse_jax import create_model, flops
-from adafuse_jax.models import mbconv as mbconv_room
 from adafuse_jax.models.efficientnet import STAGES, EfficientNet, Stage, scaled
 from adafuse_jax.models.mbconv import MBConv
 from adafuse_jax.models.recognizer import Recognizer
@@ -419,7 +418,7 @@ def test_branches_are_dropped_in_training_under_a_key_only():
 def test_every_branch_draws_for_itself(monkeypatch):
     """With a key that no site has: neither the branches among them nor they and the policies go together."""
     net, key, used = short_filled(), jax.random.key(0), []
-    monkeypatch.setattr(mbconv_room, "drop_path", lambda x, key, rate: used.append(key) or x)
+    monkeypatch.setattr("adafuse_jax.models.mbconv.drop_path", lambda x, key, rate: used.append(key) or x)
 
     @quick_jit
     def keys(clip):

@@ -49,7 +49,8 @@ class MBConv(nnx.Module):
 
     Fusion, if any, comes after the expansion with its norm and swish: the policy sees the block's input, the
     depthwise convolution reads the fused map. A skipped channel is zero there, but not beyond: the
-    depthwise convolution's norm has a bias. So a skip saves the depthwise convolution alone.
+    depthwise convolution's norm has a bias. So of what comes after the site a skip saves the depthwise
+    convolution alone.
 
     Without expansion (`expansion` 1) there is no first convolution. `drop_rate` is the share of the frames
     whose residual branch training leaves out. The other arguments are `EfficientNet`'s.
