@@ -22,6 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
     predict.set_defaults(run=_predict)
     _add_check_data(commands)
+    table = commands.add_parser(
+        "table", help="parameters and cost of the paper's systems, beside the paper's"
+    )
+    table.add_argument("--format", choices=("text", "markdown", "csv"), default="text")
+    table.add_argument(
+        "--data", nargs="+", choices=("sthv1", "sthv2", "jester", "minik"), help="default: all"
+    )
+    table.set_defaults(run=_table)
     args = parser.parse_args(argv)
     return guarded(lambda: args.run(args))
 
@@ -50,6 +58,18 @@ def _predict(args: argparse.Namespace) -> None:
     if not args.video.is_file():
         raise UserError(f"video {args.video}: expected a file, found none")
     print(predict.predict(args.video, run.load(args.checkpoint, args.which)))
+
+
+def _table(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from adafuse_jax.report import paper, table
+
+    print(
+        table.render(
+            args.format, args.data or tuple(paper.DATA_SETS), lambda r: tqdm(r, "count", leave=False)
+        )
+    )
 
 
 def _add_check_data(commands: argparse._SubParsersAction) -> None:

@@ -1,7 +1,7 @@
 r"""AdaFuse-TSN, ResNet-50, on Something-Something V2.
 
 The paper: 56.8% top-1 at 18.1 GMACs per clip of 8 frames (TSN: 32.1% at 32.9). SGD, batch 64, 50 epochs,
-12-24 h on 4 V100. It starts from ImageNet weights.
+12-24 h on 4 V100, from ImageNet weights.
 
     python main.py --config=configs/sthv2_r50.py \
         --config.data.train_list=LIST --config.data.val_list=LIST
@@ -21,23 +21,13 @@ Lists hold "path label" (videos) or "folder frames label" (JPEG folders), a clip
 
 import ml_collections
 
-from adafuse_jax import config as cfg
+from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The run's values; what isn't set here is as published by default (adafuse_jax/config.py)."""
-    config = cfg.base()
-    config.model.name = "adafuse_tsn_r50"
+    """The run's values.
 
-    config.data.name = "video_list"
-    config.data.num_classes = 174
-    # Labels know left from right. To mirror clips all the same, not as published: 0.5 and
-    # config.data.flip_labels = "configs/flip_labels/something_something.txt".
-    config.data.flip = 0.0
-    config.data.threads = 16
-
-    config.optimizer.learning_rate = 0.02
-
-    config.loss.flops_loss = "real"
-    config.loss.flops_weight = 0.075
-    return config
+    Labels know left from right. To mirror clips all the same, not as published: config.data.flip = 0.5 and
+    config.data.flip_labels = "configs/flip_labels/something_something.txt".
+    """
+    return common.paper("sthv2", "adafuse_tsn_r50")

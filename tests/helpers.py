@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from adafuse_jax.weights.published import entries, torch_shape
-
 # Compiles in half the time; for tests that run what they compile once or twice.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -30,15 +28,3 @@ def filled(create: Callable[[], nnx.Module], seed: int = 0) -> nnx.Module:
     nnx.replace_by_pure_dict(state, jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state)))
     nnx.update(module, state)
     return module
-
-
-def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The weights of a model of the zoo as PyTorch would save them, in the canonical spelling, all names."""
-    found = {}
-    for names, variable in entries(model):
-        value = np.asarray(variable[...])
-        if value.ndim >= 2:
-            value = value.transpose(*reversed(range(value.ndim - 2, value.ndim)), *range(value.ndim - 2))
-        found |= dict.fromkeys(names, value.reshape(torch_shape(names[0], variable)))
-    norms = [name.removesuffix("running_mean") for name in found if name.endswith("running_mean")]
-    return found | {name + "num_batches_tracked": np.zeros((), np.int64) for name in norms}

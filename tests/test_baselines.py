@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled, quick_jit, state_dict
+from helpers import filled, quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from adafuse_jax.models.sites import MagnitudeThreshold, RandomPolicy
 from adafuse_jax.ops import gating, lstm
 from adafuse_jax.train import losses
 from adafuse_jax.weights import from_torch
+from adafuse_jax.weights import to_torch as state_dict
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled, state_dict
+from helpers import filled
 
 from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
@@ -14,6 +14,7 @@ from adafuse_jax.models.resnet import ResNet, Stem
 from adafuse_jax.models.sites import PolicyNetworks
 from adafuse_jax.train.optim import groups
 from adafuse_jax.weights import from_torch
+from adafuse_jax.weights import to_torch as state_dict
 from adafuse_jax.weights.published import canonical, entries, torch_shape
 
 GOLDEN = {

@@ -1,4 +1,4 @@
-"""The published PyTorch names of our parameters, and reading a state dict by them.
+"""The published PyTorch names of our parameters.
 
 The names are those of torchvision's ResNet (or of EfficientNet-PyTorch) under `base_model.`, of `new_fc` for
 the classifier, and of the reference's policy networks (the golden cases' JSON lists them).
@@ -8,11 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import GatedConv
@@ -21,7 +18,7 @@ from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet
 
 # What PyTorch saves beside a variable of this name and a model here need not know.
-_CONSTANTS = {"running_mean": "num_batches_tracked", "threshold": "mask"}
+CONSTANTS = {"running_mean": "num_batches_tracked", "threshold": "mask"}
 
 
 class Entry(NamedTuple):
@@ -29,52 +26,6 @@ class Entry(NamedTuple):
 
     names: tuple[str, ...]
     variable: nnx.Variable
-
-
-def from_torch(model: Recognizer, state_dict: Mapping[str, np.ndarray]) -> Recognizer:
-    """Fills the model with the weights of a published state dict.
-
-    Args:
-        model: from `create_model`; changed in place, but only if everything fits.
-        state_dict: {key: array} in PyTorch's layout, with or without the prefix 'module.'. TSM's
-            `conv1.net` and both spellings of the downsampling (`downsample.0`, `downsample0`) are known.
-
-    Returns:
-        The model.
-
-    Raises:
-        UserError: listing every key that is missing, left over, given in two spellings, of another shape
-            than the model's, or that differs from another name of the same (shared) parameter.
-    """
-    found, problems, values, used = {}, [], [], set()
-    for key, value in state_dict.items():
-        if canonical(key) in found:
-            problems.append(f"{key}: expected one spelling of {canonical(key)}, found two")
-        found[canonical(key)] = np.asarray(value)
-    for names, variable in entries(model):
-        used.update(names)
-        given = [n for n in names if n in found]
-        if not given:
-            problems.append(f"missing {names[0]} {torch_shape(names[0], variable)}")
-            continue
-        wanted, value = torch_shape(names[0], variable), found[given[0]]
-        if value.shape != wanted:
-            problems.append(f"{given[0]}: expected {wanted}, found {value.shape}")
-            continue
-        for other in given[1:]:
-            if not np.array_equal(found[given[0]], found[other]):
-                problems.append(f"{other}: expected the same values as {given[0]}")
-        values.append((variable, _from_torch_layout(value).reshape(variable.shape)))
-    for name, constant in _CONSTANTS.items():
-        used |= {u.removesuffix(name) + constant for u in used if u.endswith("." + name)}
-    problems += [f"left over {key} {found[key].shape}" for key in found if key not in used]
-    if problems:
-        raise UserError(
-            f"state dict: {len(problems)} keys don't fit model {model.name!r}: " + "; ".join(problems)
-        )
-    for variable, value in values:
-        variable[...] = jnp.asarray(value, variable.dtype)
-    return model
 
 
 def canonical(key: str) -> str:
@@ -169,11 +120,6 @@ def _module(names: str | list[str], module: nnx.Module) -> Iterator[Entry]:
     for part, variable in parts.items():
         if variable is not None:
             yield Entry(tuple(f"{name}.{part}" for name in names), variable)
-
-
-def _from_torch_layout(value: np.ndarray) -> np.ndarray:
-    """(out, in, h, w) -> (h, w, in, out); (out, in) -> (in, out)."""
-    return value.transpose(*range(2, value.ndim), 1, 0) if value.ndim >= 2 else value
 
 
 def torch_shape(name: str, variable: nnx.Variable) -> tuple[int, ...]:

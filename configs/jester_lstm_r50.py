@@ -1,0 +1,17 @@
+r"""LSTM, ResNet50, on Jester.
+
+The paper: 93.7% top-1 at 33 GMACs per clip, 28.8M parameters (TSN: 82.6% at 32.9). SGD, batch 64, 50
+epochs, 12-24 h on 4 V100, from ImageNet weights.
+
+    python main.py --config=configs/jester_lstm_r50.py \
+        --config.data.train_list=LIST --config.data.val_list=LIST
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's values."""
+    return common.paper("jester", "lstm_r50")

@@ -1,0 +1,19 @@
+r"""Ada. Reuse, ResNet18, on Something-Something V1.
+
+The paper: 36.3% top-1 at 13.8 GMACs per clip (TSN: 14.8% at 14.6). SGD, batch 64, 50 epochs, 12-24 h on 4
+V100, from ImageNet weights.
+
+    python main.py --config=configs/sthv1_ada_reuse_r18.py \
+        --config.data.train_list=LIST --config.data.val_list=LIST
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's values."""
+    config = common.paper("sthv1", "adafuse_tsn_r18")
+    config.model.actions = ("reuse", "keep")
+    return config

@@ -1,0 +1,17 @@
+r"""LSTM, ResNet18, on Something-Something V1.
+
+The paper: 28.4% top-1, 56.3% top-5 at 14.7 GMACs per clip, 11.7M parameters (TSN: 14.8% at 14.6). SGD,
+batch 64, 50 epochs, 12-24 h on 4 V100, from ImageNet weights.
+
+    python main.py --config=configs/sthv1_lstm_r18.py \
+        --config.data.train_list=LIST --config.data.val_list=LIST
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's values."""
+    return common.paper("sthv1", "lstm_r18")
