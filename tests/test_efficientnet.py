@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled, quick_jit, state_dict
+from helpers import filled, quick_jit
 
 from adafuse_jax import create_model, flops
 from adafuse_jax.models.efficientnet import STAGES, EfficientNet, Stage, scaled
@@ -18,6 +18,7 @@ from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.sites import PolicyNetworks
 from adafuse_jax.ops.drop_path import drop_path
 from adafuse_jax.weights import from_torch
+from adafuse_jax.weights import to_torch as state_dict
 from adafuse_jax.weights.published import entries, torch_shape
 from adafuse_jax.weights.torchvision import efficientnet_names, efficientnet_renamed
 
