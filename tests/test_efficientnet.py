@@ -20,7 +20,7 @@ from adafuse_jax.ops.drop_path import drop_path
 from adafuse_jax.weights import from_torch
 from adafuse_jax.weights import to_torch as state_dict
 from adafuse_jax.weights.published import entries, torch_shape
-from adafuse_jax.weights.torchvision import efficientnet_names, efficientnet_renamed
+from adafuse_jax.weights.torchvision import efficientnet_names
 
 NAMES = ("b0", "b1", "b2", "b3")
 NATIVE = dict(zip(NAMES, (224, 240, 260, 300), strict=True))  # pixels, Tan and Le, table of resolutions
@@ -470,8 +470,8 @@ def test_names_of_others(published, torchvision, shape):
     model = shapes("tsn_b0")
     held = {name: torch_shape(name, variable) for names, variable in entries(model) for name in names}
     assert held[f"base_model.{published}"] == shape
-    (renamed,) = efficientnet_renamed(model.backbone, {torchvision: None})
-    assert renamed == f"base_model.{published}"
+    layer, _, part = torchvision.rpartition(".")
+    assert f"{efficientnet_names(model.backbone)[layer]}.{part}" == f"base_model.{published}"
 
 
 def test_torchvision_has_as_many_variables():
@@ -484,6 +484,17 @@ def test_torchvision_has_as_many_variables():
     assert len(held) == len(set(held)) == 360 - 49
 
 
+def test_weights_under_the_bare_names():
+    """As the nets of ImageNet are published, not wrapped as `base_model`."""
+    source, model = recognizer(seed=1, policies=False), recognizer(policies=False)
+    given = {
+        name.removeprefix("base_model.").replace("new_fc", "_fc"): value
+        for name, value in state_dict(source).items()
+    }
+    from_torch(model, given)
+    chex.assert_trees_all_equal(nnx.state(model), nnx.state(source))
+
+
 def test_weights_under_torchvision_s_names():
     source, model = recognizer(seed=1, policies=False), recognizer(policies=False)
     theirs = {ours: name for name, ours in efficientnet_names(model.backbone).items()}
@@ -491,5 +502,5 @@ def test_weights_under_torchvision_s_names():
     for name, value in state_dict(source).items():
         layer, _, part = name.rpartition(".")
         given[f"{theirs[layer]}.{part}"] = value
-    from_torch(model, efficientnet_renamed(model.backbone, given))
+    from_torch(model, given)
     chex.assert_trees_all_equal(nnx.state(model), nnx.state(source))

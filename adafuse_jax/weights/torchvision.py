@@ -3,10 +3,6 @@
 torchvision's weights of b0 to b3 want a model made with `padding="torch"` and `bn_epsilon=1e-5`.
 """
 
-from collections.abc import Mapping
-
-import numpy as np
-
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.mbconv import MBConv
 
@@ -25,14 +21,3 @@ def efficientnet_names(backbone: EfficientNet) -> dict[str, str]:
     head = f"features.{len(backbone.repeats) + 1}"
     names |= {f"{head}.0": "base_model._conv_head", f"{head}.1": "base_model._bn1"}
     return names | {"classifier.1": "new_fc"}
-
-
-def efficientnet_renamed(
-    backbone: EfficientNet, state_dict: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """A state dict of torchvision's under the published names, for `from_torch`; unknown keys stay."""
-    names, renamed = efficientnet_names(backbone), {}
-    for key, value in state_dict.items():
-        layer, _, part = key.rpartition(".")
-        renamed[f"{names[layer]}.{part}" if layer in names else key] = value
-    return renamed
