@@ -40,6 +40,9 @@ class Data:
     # their MACs: what was computed. 2 x 3 with image_size = resize is the "full resolution" test of TSM.
     test_clips: int = 1
     test_crops: int = 1  # 1: centre; 3: start, centre and end of the long side
+    # The model sees (pixel - mean) / std, pixels from 0 to max_value, colours in the order of the three.
+    channel_order: str = "rgb"  # "rgb" or "bgr"
+    max_value: float = 1.0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     # video_list: text files of "path label" or "folder frames label" lines, paths relative to `root`
@@ -107,6 +110,9 @@ class Train:
     eval_sampled: bool = False  # Gumbel noise at evaluation too, as published; else the likeliest actions
     checkpoint_every_steps: int = 0  # besides the checkpoint after each evaluation; 0: none
     seed: int = 0
+    # Weights to start from: a file of torch.save, safetensors or npz, or what `adafuse convert` wrote. Policy
+    # networks and classifier start anew where these have none that fit.
+    init_from: str = ""
     precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
 
 
@@ -189,6 +195,7 @@ _CHOICES = {
     ("data", "name"): ("moving_shapes", "prepared", "video_list"),
     ("data", "level"): ("easy", "medium", "hard"),
     ("data", "sampling"): ("uniform", "dense"),
+    ("data", "channel_order"): ("rgb", "bgr"),
     ("optimizer", "name"): ("sgd", "adamw"),
     ("optimizer", "schedule"): ("step", "cosine"),
     ("loss", "flops_loss"): ("real", "upper"),
@@ -200,7 +207,7 @@ _RANGES = (
         "more than 0",
         lambda value: value > 0,
         "data.num_classes data.num_frames data.image_size data.resize data.threads data.train_clips "
-        "data.val_clips data.test_clips optimizer.learning_rate train.epochs train.batch_size "
+        "data.val_clips data.test_clips data.max_value optimizer.learning_rate train.epochs train.batch_size "
         "train.eval_batch_size train.eval_every_epochs train.log_every_steps",
     ),
     (

@@ -47,8 +47,8 @@ def uniform(bound: float) -> nnx.Initializer:
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    Without `affine` it has neither scale nor bias to learn. `momentum` is the share of the old running value
-    that stays (1 - PyTorch's), `epsilon` is added to the variance.
+    `momentum` is the share of their old value that stays, 1 - PyTorch's; `epsilon` is added to the variance.
+    Without `affine` it has neither scale nor bias to learn.
     """
 
     def __init__(

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from adafuse_jax.ops import costs
+
 # Compiles in half the time; for tests that run what they compile once or twice.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -28,3 +30,20 @@ def filled(create: Callable[[], nnx.Module], seed: int = 0) -> nnx.Module:
     nnx.replace_by_pure_dict(state, jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state)))
     nnx.update(module, state)
     return module
+
+
+def inception_sites(per_block: list[list[int]], meta: list[list[int]]) -> list[costs.SiteCost]:
+    """Sites of BN-Inception's modules: 1x1 | 1x1, 3x3 | 1x1, 3x3, 3x3 | pool, 1x1.
+
+    Modules of stride 2 lack the first branch, and the last one's convolution.
+    """
+    full = {"inputs": (0, 1, 3, 6), "outputs": (0, 2, 5, 6)}
+    strided = {"inputs": (0, 2), "outputs": (1, 4, None)}
+    kinds = [full if len(convs) == 7 else strided for convs in per_block]
+    sites = []
+    for i, (convs, channels, kind) in enumerate(zip(per_block, meta, kinds, strict=True)):
+        outputs = [0 if j is None else convs[j] for j in kind["outputs"]]
+        last = i + 1 == len(per_block)
+        after = 0 if last else sum(per_block[i + 1][j] for j in kinds[i + 1]["inputs"])
+        sites.append(costs.SiteCost(tuple(zip(channels, outputs, strict=True)), after))
+    return sites

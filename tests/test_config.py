@@ -143,6 +143,11 @@ def test_integers_are_numbers_and_lists_are_tuples():
             "unknown value of config.data.name 'video-list' (did you mean 'video_list'?)",
         ),
         ("data.sampling", "sparse", "unknown value of config.data.sampling 'sparse'; known: dense, uniform"),
+        (
+            "data.channel_order",
+            "bgra",
+            "unknown value of config.data.channel_order 'bgra' (did you mean 'bgr'?)",
+        ),
         ("data.level", "eazy", "(did you mean 'easy'?); known: easy, hard, medium"),
         ("optimizer.name", "adam", "unknown value of config.optimizer.name 'adam' (did you mean 'adamw'?)"),
         ("optimizer.schedule", "cos", "unknown value of config.optimizer.schedule 'cos'"),
@@ -165,6 +170,7 @@ def test_integers_are_numbers_and_lists_are_tuples():
         ("loss.label_smoothing", 7.0, "config.loss.label_smoothing: expected 0 to 1, found 7.0"),
         ("data.mean", (0.5,), "config.data.mean: expected 3 numbers, one a colour, found (0.5,)"),
         ("data.std", (1, 0, 1), "config.data.std: expected more than 0 for each colour, found (1, 0, 1)"),
+        ("data.max_value", 0.0, "config.data.max_value: expected more than 0, found 0.0"),
         ("data.test_clips", 0, "config.data.test_clips: expected more than 0, found 0"),
         ("data.test_crops", 2, "config.data.test_crops: expected 1 or 3, found 2"),
         (

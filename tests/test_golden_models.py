@@ -1,4 +1,4 @@
-"""Whole ResNet models against what the published PyTorch implementation computes."""
+"""Whole models against what the published PyTorch implementation computes."""
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ CASES = {
     "ada_r50_tsn_64": ("adafuse_tsn_r50", {}),
     "ada_r18_reuseonly_64": ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}),
     "thr_r18_keep50_64": ("threshold_r18", {"keep_share": 0.5}),
+    "ada_inc_tsn_224": ("adafuse_tsn_inc", {}),
 }
 
 
@@ -60,7 +61,10 @@ def test_costs(case):
     published = count(model, out.policies, image_size=224, published=True)
     corrected = count(model, out.policies, image_size=224)
     frame = 1e9 * 8
-    assert published.dense / frame == pytest.approx(float(arrays["base_gflops"]), rel=1e-9)
+    # Published sums are in float32. ResNets' MACs, multiples of large powers of 2, come through unrounded;
+    # BN-Inception's 2052059200 rounds, term by term, to 2052059776.
+    rounding = 3e-7 if "inc" in model.name else 1e-9
+    assert published.dense / frame == pytest.approx(float(arrays["base_gflops"]), rel=rounding)
     if not out.policies:
         assert float(corrected.actual[0]) == corrected.dense == float(corrected.upper[0])
         return

@@ -21,7 +21,7 @@ from adafuse_jax.train.optim import groups, make_optimizer
 from adafuse_jax.train.step import make_train_step
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-OURS = {"common", "moving_shapes", "video_list"}  # not of the paper
+OURS = {"arid_r50", "common", "moving_shapes", "video_list"}  # not of the paper
 # The first row of each model.
 MODELS = {(row.model, tuple(row.options.items())): row.config for row in reversed(rows())}
 

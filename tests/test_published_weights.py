@@ -24,6 +24,7 @@ GOLDEN = {
     "ada_r50_tsn_64": ("adafuse_tsn_r50", {}),
     "ada_r18_reuseonly_64": ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}),
     "thr_r18_keep50_64": ("threshold_r18", {"keep_share": 0.5}),
+    "ada_inc_tsn_224": ("adafuse_tsn_inc", {}),
 }
 
 
@@ -153,6 +154,24 @@ def test_weights_of_another_model():
         from_torch(small(share_policy=False), state_dict(small()))
 
 
+@pytest.mark.parametrize("share_policy", [False, True])
+def test_bn_inception_there_and_back(share_policy):
+    source, model = (
+        filled(lambda: create_model("adafuse_tsn_inc", num_classes=3, share_policy=share_policy), seed)
+        for seed in (1, 0)
+    )
+    given = state_dict(source)
+    from_torch(model, given)
+    assert_same(model, source)
+    pooled = "base_model.gate_fc0s.1152_1728.bias"  # of 4a and 4b
+    assert (pooled in given) is share_policy
+    gone, new = "base_model.inception_4a_pool_proj_bn.running_var", "base_model.inception_4e_1x1.bias"
+    given = {k: v for k, v in given.items() if k != gone} | {new: np.zeros(5)}
+    with pytest.raises(UserError) as error:
+        from_torch(model, given)
+    assert str(error.value).endswith(f"'adafuse_tsn_inc': missing {gone} (128,); left over {new} (5,)")
+
+
 @pytest.fixture(params=GOLDEN)
 def golden_case(request, golden):
     name, options = GOLDEN[request.param]
@@ -173,6 +192,7 @@ def test_golden_keys_shapes_and_aliases(golden_case):
 
 GROUPS = {
     "first_conv_weight|lr1|wd1": "weight",
+    "first_conv_bias|lr2|wd0": "bias",
     "normal_weight|lr1|wd1": "weight",
     "normal_bias|lr2|wd0": "bias",
     "BN scale/shift|lr1|wd0": "norm",

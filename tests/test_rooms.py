@@ -20,11 +20,11 @@ BUILDING = {
     "flops": ("ops", "models"),
     "weights": ("models",),
     "input": (),
-    "train": ("models", "flops", "input"),
+    "train": ("models", "flops", "input", "weights"),
     "kernels": ("ops",),
 }
 # What a user does with a trained model: may import all of the above, and each other.
-USER = ("predict", "streaming", "export", "report", "cli")
+USER = ("predict", "streaming", "convert", "export", "report", "cli")
 FOUNDATION = ("errors", "config")
 
 

@@ -22,6 +22,8 @@ SIZES = [
     ("adafuse_tsn_r18", {"actions": ("reuse", "keep")}, 14.624, 1.8257),
     ("adafuse_tsn_r18", {"actions": ("skip", "keep")}, 13.903, 1.8242),
     ("adafuse_tsn_r18", {}, 15.576, 1.8277),
+    ("tsn_inc", {}, 10.449, 2.0440),
+    ("adafuse_tsn_inc", {}, 14.499, 2.0521),
     ("tsn_r50", {}, 23.865, 4.1102),
     ("tsm_r50", {}, 23.865, 4.1102),
     ("adafuse_tsn_r50", {}, 37.687, 4.1723),
@@ -45,7 +47,8 @@ def test_every_name_makes_its_model(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=5))
     blocks = dict(model.backbone.named_blocks())
     family, _, backbone = name.rpartition("_")
-    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3, "b0": 16, "b1": 23, "b2": 23, "b3": 26}
+    resnets = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3}
+    wanted = resnets | {"inc": 10, "b0": 16, "b1": 23, "b2": 23, "b3": 26}
     assert len(blocks) == wanted[backbone]
     fused = [site for site, block in blocks.items() if block.fusion is not None]
     if family in ("tsn", "tsm", "lstm", "cgnet"):
@@ -266,6 +269,7 @@ def test_unknown_model_names_the_nearest_and_all():
         ("adafuse_tsn_tiny", {"tau": 0}, "tau: expected more than 0, found 0"),
         ("adafuse_tsn_tiny", {"hidden": -1}, "hidden: expected more than 0, found -1"),
         ("adafuse_tsn_tiny", {"fusion_stages": (4,)}, "fusion_stages: expected stages of 1..3"),
+        ("adafuse_tsn_inc", {"fusion_stages": (2, 3)}, "fusion_stages: expected stages of 3..5"),
         ("adafuse_tsn_tiny", {"actions": ("keep", "keep")}, "actions: expected some of"),
         ("adafuse_tsn_tiny", {"group_size": 3}, "group_size: expected a divisor of the 16 channels, found 3"),
         ("adafuse_tsn_tiny", {"prior": (0.5, 0.5)}, "prior: expected one share per action"),

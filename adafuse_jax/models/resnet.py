@@ -30,15 +30,17 @@ class Stem:
     max_pool: bool = True
 
 
-def conv(in_features: int, features: int, kernel: int, stride: int, dtype, rngs: nnx.Rngs) -> nnx.Conv:
-    """A convolution without bias, padded by half its kernel on both sides as in PyTorch."""
+def conv(
+    in_features: int, features: int, kernel: int, stride: int, dtype, rngs: nnx.Rngs, bias: bool = False
+) -> nnx.Conv:
+    """A convolution, padded by half its kernel on both sides as in PyTorch."""
     return nnx.Conv(
         in_features,
         features,
         (kernel, kernel),
         stride,
         padding=((kernel // 2, kernel // 2),) * 2,
-        use_bias=False,
+        use_bias=bias,
         kernel_init=normal((2 / (kernel * kernel * features)) ** 0.5),  # He et al. 2015, fan out
         dtype=dtype,
         rngs=rngs,

@@ -12,6 +12,7 @@ from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.models import sites
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import ACTIONS
+from adafuse_jax.models.inception import BNInception
 from adafuse_jax.models.mbconv import PADDINGS
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import SHIFTS, ResNet, Stem
@@ -26,14 +27,14 @@ class _Backbone:
         make: its class.
         settings: keywords of it.
         stages: in which there are sites.
-        policy: width of the policy networks, a keyword of `PolicyNetworks`.
+        policy: what differs from the defaults of `PolicyNetworks`, as their width.
         options: of `create_model`, that it alone understands.
     """
 
     make: type[nnx.Module]
     settings: Mapping[str, Any]
     stages: tuple[int, ...]
-    policy: Mapping[str, int]
+    policy: Mapping[str, Any]
     options: tuple[str, ...] = ()
 
 
@@ -63,6 +64,7 @@ _BACKBONES = {
     "b3": _efficientnet(1.2, 1.4),
     # For small images and small machines: 7.5 MMACs for a frame of 48x48 pixels. Not from the paper.
     "tiny": _resnet((1, 1, 1), {"hidden": 64}, widths=(16, 32, 64), stem=Stem(16, 5, max_pool=False)),
+    "inc": _Backbone(BNInception, {}, (3, 4, 5), {"hidden": 128, "share": False}),
 }
 
 
@@ -187,9 +189,10 @@ def _deciders(
     backbone: _Backbone, family: _Family, chosen: Mapping[str, Any], rngs: nnx.Rngs
 ) -> sites.Deciders | None:
     if family.decides == "policy":
-        width = {"hidden": chosen["hidden"]} if "hidden" in chosen else backbone.policy
-        fusion = {k: chosen[k] for k in _FUSION_OPTIONS if k in chosen}
-        return sites.PolicyNetworks(**width, share=chosen.get("share_policy", True), rngs=rngs, **fusion)
+        settings = dict(backbone.policy) | {k: chosen[k] for k in ("hidden", *_FUSION_OPTIONS) if k in chosen}
+        if "share_policy" in chosen:
+            settings["share"] = chosen["share_policy"]
+        return sites.PolicyNetworks(**settings, rngs=rngs)
     if family.decides == "threshold":
         return lambda *_: sites.MagnitudeThreshold(chosen["keep_share"])
     if family.decides == "random":

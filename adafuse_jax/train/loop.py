@@ -13,12 +13,12 @@ from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, sources
 from adafuse_jax.train import mesh
 from adafuse_jax.train import state as states
-from adafuse_jax.train.checkpoint import FOLDER, Checkpoints
+from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
 from adafuse_jax.train.logs import Logs, Progress
 from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.metrics import Metrics
 from adafuse_jax.train.optim import make_optimizer, schedule
-from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta
+from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta, start
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
 
@@ -52,6 +52,8 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
     rate = schedule(config.optimizer, per_epoch, total)
     claim(workdir, config)
+    if not holds_checkpoint(workdir / FOLDER):
+        parts = start(config, parts)
     state = jax.device_put(
         states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import sys
@@ -25,6 +26,9 @@ from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
 from adafuse_jax.train.logs import Progress
 from adafuse_jax.train.optim import make_optimizer
 from adafuse_jax.train.step import make_eval_step
+from adafuse_jax.weights import files, fit
+
+_log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 # What may differ when a run goes on: it changes neither the numbers nor the order of the data.
@@ -66,9 +70,30 @@ def make_model(config: Config) -> Recognizer:
     )
 
 
+def start(config: Config, parts: Parts) -> Parts:
+    """The model with the weights of `config.train.init_from`, if any, in place of the initial ones.
+
+    Policy networks and classifier keep their initial values where those weights have none that fit.
+
+    Raises:
+        UserError: for weights that can't be read, don't fit or want another input than the config's.
+    """
+    path = config.train.init_from
+    if not path:
+        return parts
+    found = files.read(path)
+    if found.card:
+        found.card.check(config.data, f"weights {path}")
+    fitted = fit.fit(parts.model, found.arrays, ("policy", "head"))
+    fit.fill(fitted)
+    _log.info("%s: %d arrays, %d more start anew", path, len(fitted.matches), len(fitted.missing))
+    _, params, stats = states.take_apart(parts.model)
+    return dataclasses.replace(parts, params=params, stats=stats)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A checkpoint that is ready to use.
+    """A checkpoint, or converted weights, that are ready to use.
 
     Attributes:
         config: of the run that wrote it.
@@ -89,7 +114,7 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
     """Reads a run's checkpoint.
 
     Args:
-        directory: the run's workdir or the checkpoints folder in it.
+        directory: the run's workdir or the checkpoints folder in it, or what `adafuse convert` wrote.
         which: "best" or "latest".
         config: to use the weights with; None: the one that the checkpoint brings.
 
@@ -97,6 +122,8 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
         UserError: where there is no checkpoint, one that can't be read, or one of another model than
             the config's.
     """
+    if directory.is_file() or (directory / files.FILE).exists():
+        return _load_converted(directory, config)
     with Checkpoints(directory, write=False) as checkpoints:
         found = checkpoints.read_meta(which)
         saved = Config.from_dict(found["config"])
@@ -122,6 +149,28 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
         checkpoints.directory / str(restored.step),
         Parts(model, graph, state.params, state.stats, grid),
     )
+
+
+def _load_converted(path: Path, config: Config | None) -> Trained:
+    arrays, card = files.read(path)
+    if card is None:
+        raise UserError(f"weights {path}: expected a card, as adafuse convert writes it, found none")
+    saved = Config.from_dict({"model": {"name": card.model, **card.options}})
+    saved = dataclasses.replace(saved, data=card.apply(saved.data))
+    if config is not None:
+        card.check(config.data, f"weights {path}")
+        ours = (config.model.name, config.data.num_classes)
+        if ours != (card.model, card.num_classes):
+            raise UserError(
+                f"weights {path}: expected {ours[0]!r} with {ours[1]} classes, found {card.model!r} with "
+                f"{card.num_classes}"
+            )
+        _check_same_options(path, saved, config)
+    config = config or saved
+    model = fit.from_torch(make_model(config), arrays)
+    graph, params, stats = states.take_apart(model)
+    names = list(card.class_names) or [str(i) for i in range(card.num_classes)]
+    return Trained(config, names, 0, path, Parts(model, graph, params, stats, mesh.make()))
 
 
 def _check_same_options(path: Path, saved: Config, config: Config) -> None:

@@ -21,8 +21,9 @@ Batch = dict[str, jax.Array]
 
 
 def normalize(clip: UInt8[Array, "b t h w 3"], data: Data) -> Float[Array, "b t h w 3"]:
-    """(clip / 255 - mean) / std per colour, on the device."""
-    return (clip / 255.0 - jnp.asarray(data.mean)) / jnp.asarray(data.std)
+    """(clip / 255 * max_value - mean) / std per colour, in the model's order of them, on the device."""
+    colours = clip[..., ::-1] if data.channel_order == "bgr" else clip
+    return (colours / (255.0 / data.max_value) - jnp.asarray(data.mean)) / jnp.asarray(data.std)
 
 
 def cost_of(model: Recognizer, out: Output, config: Config) -> flops.Cost:

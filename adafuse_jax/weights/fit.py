@@ -18,7 +18,7 @@ from adafuse_jax.weights.torchvision import efficientnet_names
 # What weights for another task may lack, or hold for that task.
 GROUPS = {"policy": re.compile(r"policy_net|gate_fc"), "head": re.compile(r"^(new_fc|rnn|relations)\.")}
 # How others call the classifier, in nets that aren't wrapped as `base_model`.
-_HEADS = ("fc", "last_linear", "_fc", "classifier.1")
+HEADS = ("fc", "last_linear", "_fc", "classifier.1")
 
 
 class Match(NamedTuple):
@@ -64,9 +64,14 @@ def from_torch(
         UserError: listing every key that is missing, left over, given in two spellings, of another shape
             than the model's, or that differs from another name of the same (shared) parameter.
     """
-    for match in fit(model, state_dict, allow_missing).matches:
-        match.variable[...] = jnp.asarray(match.value, match.variable.dtype)
+    fill(fit(model, state_dict, allow_missing))
     return model
+
+
+def fill(fitted: Fit) -> None:
+    """Puts the matched values into the model's variables."""
+    for match in fitted.matches:
+        match.variable[...] = jnp.asarray(match.value, match.variable.dtype)
 
 
 def fit(model: Recognizer, state_dict: Mapping[str, np.ndarray], allow_missing: Iterable[str] = ()) -> Fit:
@@ -140,7 +145,7 @@ def _spelled(model: Recognizer, state_dict: Mapping[str, Any]) -> Iterator[tuple
         theirs = efficientnet_names(backbone) if isinstance(backbone, EfficientNet) else {}
         for key, name in plain.items():
             layer, _, part = name.rpartition(".")
-            ours = theirs.get(layer, "new_fc" if layer in _HEADS else f"base_model.{layer}")
+            ours = theirs.get(layer, "new_fc" if layer in HEADS else f"base_model.{layer}")
             plain[key] = f"{ours}.{part}"
     return ((key, canonical(name)) for key, name in plain.items())
 

@@ -1,7 +1,8 @@
 """The published PyTorch names of our parameters.
 
-The names are those of torchvision's ResNet (or of EfficientNet-PyTorch) under `base_model.`, of `new_fc` for
-the classifier, and of the reference's policy networks (the golden cases' JSON lists them).
+The names are those of torchvision's ResNet, of Cadene's BN-Inception or of EfficientNet-PyTorch under
+`base_model.`, of `new_fc` for the classifier, and of the reference's policy networks (the golden cases' JSON
+lists them).
 """
 
 import re
@@ -13,6 +14,7 @@ from flax import nnx
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.models.inception import BNInception, ConvUnit
 from adafuse_jax.models.mbconv import MBConv
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet
@@ -59,6 +61,21 @@ def _resnet(backbone: ResNet) -> Iterator[Entry]:
     yield from _policies(policies, backbone.share_policy)
 
 
+def _inception(backbone: BNInception) -> Iterator[Entry]:
+    def unit(name: str, made: ConvUnit) -> Iterator[Entry]:
+        yield from _module(f"base_model.{name}", made.conv)
+        yield from _module(f"base_model.{name}_bn", made.bn)
+
+    for name, made in backbone.stem.items():
+        yield from unit(name, made)
+    policies = {}
+    for name, module in backbone.named_blocks():
+        for part, made in module.units.items():
+            yield from unit(f"{name}_{part}", made)
+        policies[f"base_model.{name.replace('inception', 'policy_net')}."] = module.fusion
+    yield from _policies(policies, backbone.share_policy)
+
+
 def _efficientnet(backbone: EfficientNet) -> Iterator[Entry]:
     """The names of EfficientNet-PyTorch (L. Melas-Kyriazi), the net on which AR-Net's code is built.
 
@@ -79,7 +96,7 @@ def _efficientnet(backbone: EfficientNet) -> Iterator[Entry]:
 
 
 # How a backbone's variables are called.
-_BACKBONES = {ResNet: _resnet, EfficientNet: _efficientnet}
+_BACKBONES = {ResNet: _resnet, BNInception: _inception, EfficientNet: _efficientnet}
 
 
 def _conv(name: str, conv: nnx.Conv | GatedConv) -> Iterator[Entry]:

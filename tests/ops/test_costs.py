@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers import inception_sites
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,23 +41,6 @@ def test_golden(kind, frames, golden_units):
         real, upper = gmacs(wanted["base"], policies, sites, actions, published)
         assert real == pytest.approx(wanted["real" + suffix], rel=1e-9)
         assert upper == pytest.approx(wanted["upb" + suffix], rel=1e-9)
-
-
-def inception_sites(per_block, meta):
-    """Sites of BN-Inception's modules: 1x1 | 1x1, 3x3 | 1x1, 3x3, 3x3 | pool, 1x1.
-
-    Modules of stride 2 lack the first branch, and the last one's convolution.
-    """
-    full = {"inputs": (0, 1, 3, 6), "outputs": (0, 2, 5, 6)}
-    strided = {"inputs": (0, 2), "outputs": (1, 4, None)}
-    kinds = [full if len(convs) == 7 else strided for convs in per_block]
-    sites = []
-    for i, (convs, channels, kind) in enumerate(zip(per_block, meta, kinds, strict=True)):
-        outputs = [0 if j is None else convs[j] for j in kind["outputs"]]
-        last = i + 1 == len(per_block)
-        after = 0 if last else sum(per_block[i + 1][j] for j in kinds[i + 1]["inputs"])
-        sites.append(costs.SiteCost(tuple(zip(channels, outputs, strict=True)), after))
-    return sites
 
 
 def test_golden_branches(golden_units):

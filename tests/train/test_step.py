@@ -264,3 +264,12 @@ def test_normalize_by_hand(data):
     for colour in range(3):
         expected = (clip[..., colour].astype(np.float64) / 255 - data.mean[colour]) / data.std[colour]
         np.testing.assert_allclose(found[..., colour], expected, atol=1e-6)
+
+
+def test_normalize_for_bn_inception():
+    """Published: blue, green, red from 0 to 255, minus (104, 117, 128)."""
+    data = Data(channel_order="bgr", max_value=255.0, mean=(104, 117, 128), std=(1, 1, 1))
+    clip = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    red, green, blue = np.moveaxis(clip.astype(np.float32), -1, 0)
+    found = normalize(jnp.asarray(clip), data)
+    np.testing.assert_array_equal(found, np.stack([blue - 104, green - 117, red - 128], -1))
