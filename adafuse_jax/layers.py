@@ -47,8 +47,8 @@ def uniform(bound: float) -> nnx.Initializer:
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
-    `momentum` is the share of their old value that stays, 1 - PyTorch's. Without `affine` it has neither
-    scale nor bias to learn.
+    `momentum` is the share of their old value that stays, 1 - PyTorch's; `epsilon` is added to the variance.
+    Without `affine` it has neither scale nor bias to learn.
     """
 
     def __init__(
@@ -57,9 +57,10 @@ class BatchNorm(nnx.Module):
         *,
         affine: bool = True,
         momentum: float = norm.MOMENTUM,
+        epsilon: float = norm.EPSILON,
         rngs: nnx.Rngs | None = None,
     ):
-        self.momentum = momentum
+        self.momentum, self.epsilon = momentum, epsilon
         self.scale = nnx.Param(jnp.ones(features)) if affine else nnx.data(None)
         self.bias = nnx.Param(jnp.zeros(features)) if affine else nnx.data(None)
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -81,8 +82,10 @@ class BatchNorm(nnx.Module):
             self.update(statistics, x.size // x.shape[-1])
         if self.scale is None:
             mean, _ = statistics
-            return norm.normalize(x, statistics, jnp.ones_like(mean), jnp.zeros_like(mean))
-        return norm.normalize(x, statistics, self.scale[...], self.bias[...])
+            scale, bias = jnp.ones_like(mean), jnp.zeros_like(mean)
+        else:
+            scale, bias = self.scale[...], self.bias[...]
+        return norm.normalize(x, statistics, scale, bias, self.epsilon)
 
 
 class TemporalFusion(nnx.Module):

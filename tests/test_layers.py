@@ -165,6 +165,18 @@ def test_batch_norm_normalises_a_batch():
     assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
+def test_batch_norm_with_a_momentum_and_an_epsilon_of_its_own():
+    norm = BatchNorm(3, momentum=0.75, epsilon=0.5)
+    x = 5 + 2 * np.random.default_rng(0).standard_normal((4, 6, 6, 3)).astype(np.float32)
+    flat = x.reshape(-1, 3).astype(np.float64)
+    out = norm(x, train=True)
+    np.testing.assert_allclose(out, (x - flat.mean(0)) / np.sqrt(flat.var(0) + 0.5), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(norm.mean[...], 0.25 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.75 + 0.25 * flat.var(0, ddof=1), rtol=1e-5)
+    mean, var = norm.running
+    np.testing.assert_allclose(norm(x), (x - mean) / np.sqrt(var + 0.5), rtol=1e-3, atol=1e-4)
+
+
 class PlainNet(nnx.Module):
     """A user's CNN with the layer between two convolutions."""
 

@@ -47,8 +47,9 @@ def test_every_name_makes_its_model(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=5))
     blocks = dict(model.backbone.named_blocks())
     family, _, backbone = name.rpartition("_")
-    wanted = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3, "inc": 10}[backbone]
-    assert len(blocks) == wanted
+    resnets = {"r18": 8, "r34": 16, "r50": 16, "r101": 33, "tiny": 3}
+    wanted = resnets | {"inc": 10, "b0": 16, "b1": 23, "b2": 23, "b3": 26}
+    assert len(blocks) == wanted[backbone]
     fused = [site for site, block in blocks.items() if block.fusion is not None]
     if family in ("tsn", "tsm", "lstm", "cgnet"):
         assert fused == []
@@ -56,7 +57,8 @@ def test_every_name_makes_its_model(name):
         last = f"layer{model.backbone.num_stages}"
         assert fused == [site for site in blocks if site.startswith(last)]
     else:
-        assert fused == list(blocks)
+        # In an EfficientNet only blocks with an expansion have what a site is between.
+        assert fused == [site for site, block in blocks.items() if getattr(block, "expansion", None) != 1]
     # Plain TSM of ResNet-101 shifts before every second block of a stage.
     every = 2 if name == "tsm_r101" else 1
     shifted = [site for site, block in blocks.items() if getattr(block, "shift", None) == "tsm"]
@@ -68,6 +70,8 @@ def test_every_name_makes_its_model(name):
 def test_the_published_names_are_there():
     families = ("tsn", "tsm", "adafuse_tsn", "adafuse_tsm", "adafuse_tsm_last")
     assert {f"{f}_{b}" for f in families for b in ("r18", "r34", "r50", "r101")} <= set(list_models())
+    backbones = ("b0", "b1", "b2", "b3")
+    assert {f"{f}_{b}" for f in ("tsn", "adafuse_tsn") for b in backbones} <= set(list_models())
 
 
 def test_stride_in_1x1_moves_the_stride_to_the_cheaper_place():
@@ -257,6 +261,11 @@ def test_unknown_model_names_the_nearest_and_all():
         ("tsn_tiny", {"shift": "left"}, "shift: expected one of"),
         ("tsn_tiny", {"dtype": "int8"}, "dtype: expected None, 'float32' or 'bfloat16', found 'int8'"),
         ("tsn_tiny", {"dropout": 1.0}, "dropout: expected a rate in [0, 1), found 1.0"),
+        ("tsn_b0", {"drop_path": 1.0}, "drop_path: expected a rate in [0, 1), found 1.0"),
+        ("tsn_b0", {"padding": "valid"}, "padding: expected one of ['same', 'torch'], found 'valid'"),
+        ("tsn_b0", {"bn_epsilon": 0}, "bn_epsilon: expected more than 0, found 0"),
+        ("tsn_tiny", {"drop_path": 0.1}, "unknown option of 'tsn_tiny' 'drop_path'"),
+        ("adafuse_tsn_b0", {"fusion_stages": (1,)}, "fusion_stages: expected stages of 2..7"),
         ("adafuse_tsn_tiny", {"tau": 0}, "tau: expected more than 0, found 0"),
         ("adafuse_tsn_tiny", {"hidden": -1}, "hidden: expected more than 0, found -1"),
         ("adafuse_tsn_tiny", {"fusion_stages": (4,)}, "fusion_stages: expected stages of 1..3"),

@@ -10,8 +10,10 @@ from flax import nnx
 
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.models import sites
+from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import ACTIONS
 from adafuse_jax.models.inception import BNInception
+from adafuse_jax.models.mbconv import PADDINGS
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import SHIFTS, ResNet, Stem
 from adafuse_jax.ops import actions as act
@@ -41,6 +43,14 @@ def _resnet(blocks: Sequence[int], policy: Mapping[str, int], **settings: Any) -
     return _Backbone(ResNet, {"blocks": blocks} | settings, stages, policy, ("shift", "stride_in_1x1"))
 
 
+def _efficientnet(width: float, depth: float) -> _Backbone:
+    settings = {"width": width, "depth": depth}
+    # The blocks of the first stage have no expansion to fuse after.
+    return _Backbone(
+        EfficientNet, settings, tuple(range(2, 8)), _QUOTA, ("drop_path", "padding", "bn_epsilon")
+    )
+
+
 # The policy network's width: fixed, or 196608 divided by a site's channels.
 _FIXED, _QUOTA = {"hidden": 512}, {"hidden_quota": 196608}
 _BACKBONES = {
@@ -48,6 +58,10 @@ _BACKBONES = {
     "r34": _resnet((3, 4, 6, 3), _FIXED),
     "r50": _resnet((3, 4, 6, 3), _QUOTA, bottleneck=True),
     "r101": _resnet((3, 4, 23, 3), _QUOTA, bottleneck=True),
+    "b0": _efficientnet(1.0, 1.0),
+    "b1": _efficientnet(1.0, 1.1),
+    "b2": _efficientnet(1.1, 1.2),
+    "b3": _efficientnet(1.2, 1.4),
     # For small images and small machines: 7.5 MMACs for a frame of 48x48 pixels. Not from the paper.
     "tiny": _resnet((1, 1, 1), {"hidden": 64}, widths=(16, 32, 64), stem=Stem(16, 5, max_pool=False)),
     "inc": _Backbone(BNInception, {}, (3, 4, 5), {"hidden": 128, "share": False}),
@@ -110,7 +124,8 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
         seed: of the initial weights.
         **options: what differs from the name's defaults. All models: `dropout` (0.5), `dtype` (of the
             computation: None, "bfloat16" or "float32"). ResNets: `stride_in_1x1` (False: v1.5), `shift`
-            (None, "tsm" or "online"). Models with policies: `actions`, `tau`, `group_size`,
+            (None, "tsm" or "online"). EfficientNets: `drop_path` (0.2), `padding` ("same" or "torch"),
+            `bn_epsilon` (0.001). Models with policies: `actions`, `tau`, `group_size`,
             `detach_history`, `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the
             policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. random: `shares` of
             skip, reuse and keep, or `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
@@ -202,13 +217,16 @@ def _check(name: str, num_classes: int, chosen: Mapping[str, Any], stages: tuple
         raise UserError(f"shift: expected one of {list(SHIFTS)}, found {chosen['shift']!r}")
     if chosen["dtype"] not in (None, "float32", "bfloat16"):
         raise UserError(f"dtype: expected None, 'float32' or 'bfloat16', found {chosen['dtype']!r}")
-    if not 0 <= chosen["dropout"] < 1:
-        raise UserError(f"dropout: expected a rate in [0, 1), found {chosen['dropout']}")
+    if chosen.get("padding", "same") not in PADDINGS:
+        raise UserError(f"padding: expected one of {list(PADDINGS)}, found {chosen['padding']!r}")
+    for option in ("dropout", "drop_path"):
+        if option in chosen and not 0 <= chosen[option] < 1:
+            raise UserError(f"{option}: expected a rate in [0, 1), found {chosen[option]}")
     if not set(chosen["fusion_stages"]) <= set(stages):
         raise UserError(
             f"fusion_stages: expected stages of {stages[0]}..{stages[-1]} of {name!r}, "
             f"found {tuple(chosen['fusion_stages'])}"
         )
-    for option in ("tau", "hidden", "lstm_hidden"):
+    for option in ("tau", "hidden", "lstm_hidden", "bn_epsilon"):
         if option in chosen and not chosen[option] > 0:
             raise UserError(f"{option}: expected more than 0, found {chosen[option]}")

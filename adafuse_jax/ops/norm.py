@@ -23,10 +23,11 @@ def normalize(
     statistics: Moments,
     scale: Float[Array, " c"],
     bias: Float[Array, " c"],
+    epsilon: float = EPSILON,
 ) -> Float[Array, "*n c"]:
-    """(x - mean) / sqrt(var + eps) * scale + bias, in the type of x."""
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, in the type of x."""
     mean, var = statistics
-    factor = scale * jax.lax.rsqrt(var + EPSILON)
+    factor = scale * jax.lax.rsqrt(var + epsilon)
     return (x * factor + (bias - mean * factor)).astype(x.dtype)
 
 

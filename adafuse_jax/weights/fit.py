@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 
 from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.weights.published import CONSTANTS, canonical, entries, torch_shape
+from adafuse_jax.weights.torchvision import efficientnet_names
 
 # What weights for another task may lack, or hold for that task.
 GROUPS = {"policy": re.compile(r"policy_net|gate_fc"), "head": re.compile(r"^(new_fc|rnn|relations)\.")}
@@ -139,9 +141,12 @@ def _spelled(model: Recognizer, state_dict: Mapping[str, Any]) -> Iterator[tuple
     """(key, canonical published name) of a state dict; a bare ImageNet net's as if wrapped."""
     plain = {key: key.removeprefix("module.") for key in state_dict}
     if not any(name.startswith(("base_model.", "new_fc.")) for name in plain.values()):
+        backbone = model.backbone
+        theirs = efficientnet_names(backbone) if isinstance(backbone, EfficientNet) else {}
         for key, name in plain.items():
             layer, _, part = name.rpartition(".")
-            plain[key] = f"new_fc.{part}" if layer in HEADS else f"base_model.{name}"
+            ours = theirs.get(layer, "new_fc" if layer in HEADS else f"base_model.{layer}")
+            plain[key] = f"{ours}.{part}"
     return ((key, canonical(name)) for key, name in plain.items())
 
 

@@ -1,7 +1,8 @@
 """The published PyTorch names of our parameters.
 
-The names are those of torchvision's ResNet or of Cadene's BN-Inception under `base_model.`, of `new_fc` for
-the classifier, and of the reference's policy networks (the golden cases' JSON lists them).
+The names are those of torchvision's ResNet, of Cadene's BN-Inception or of EfficientNet-PyTorch under
+`base_model.`, of `new_fc` for the classifier, and of the reference's policy networks (the golden cases' JSON
+lists them).
 """
 
 import re
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import GatedConv
 from adafuse_jax.models.inception import BNInception, ConvUnit
+from adafuse_jax.models.mbconv import MBConv
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet
 
@@ -73,8 +76,27 @@ def _inception(backbone: BNInception) -> Iterator[Entry]:
     yield from _policies(policies, backbone.share_policy)
 
 
+def _efficientnet(backbone: EfficientNet) -> Iterator[Entry]:
+    """The names of EfficientNet-PyTorch (L. Melas-Kyriazi), the net on which AR-Net's code is built.
+
+    Nobody published AdaFuse on EfficientNet: the names of its policies are those of the ResNets.
+    """
+    for ours in ("conv_stem", "bn0"):
+        yield from _module(f"base_model._{ours}", getattr(backbone, ours))
+    policies = {}
+    for i, block in enumerate(backbone.blocks):
+        prefix = f"base_model._blocks.{i}."
+        for ours in MBConv.LAYERS:
+            if getattr(block, ours) is not None:
+                yield from _module(f"{prefix}_{ours}", getattr(block, ours))
+        policies[f"{prefix}policy_net."] = block.fusion
+    for ours in ("conv_head", "bn1"):
+        yield from _module(f"base_model._{ours}", getattr(backbone, ours))
+    yield from _policies(policies, backbone.share_policy)
+
+
 # How a backbone's variables are called.
-_BACKBONES = {ResNet: _resnet, BNInception: _inception}
+_BACKBONES = {ResNet: _resnet, BNInception: _inception, EfficientNet: _efficientnet}
 
 
 def _conv(name: str, conv: nnx.Conv | GatedConv) -> Iterator[Entry]:
