@@ -22,8 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data.name = "video_list"
     config.data.num_classes = 6
-    config.data.image_size = 112
-    config.data.resize = 128
+    config.data.image_size = 96
+    config.data.resize = 112
     config.data.flip = 0.5  # none of the classes knows left from right
 
     config.optimizer.learning_rate = 0.01
@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss.flops_weight = 0.5
 
-    config.train.epochs = 15.0
+    config.train.epochs = 10.0
     config.train.batch_size = 8
     config.train.eval_batch_size = 16
     config.train.eval_every_epochs = 5.0

@@ -65,7 +65,8 @@ def test_table_7(counted):
 
 def test_policies_can_reach_what_they_cost_in_the_paper(counted):
     """Trained costs lie between those of skipping everything and of keeping everything."""
-    for c in (c for c in counted if c.row.learnt and c.row.model.startswith("adafuse")):
+    ours = (c for c in counted if c.row.model.startswith("adafuse") and c.row.learnt)
+    for c in (c for c in ours if "EfficientNet" not in c.row.backbone):  # quoted at other resolutions
         _, frame = table._sizes(c.row.model, tuple(c.row.options.items()))
         least = table.costs.expected(frame, (1.0, 0.0, 0.0)) / 1e9
         assert least < c.row.gmacs < c.dense, c.row.config
