@@ -134,6 +134,7 @@ _MODEL_OPTIONS = {
     "prior": tuple,
     "prior_strength": float,
     "lstm_hidden": int,
+    "num_frames": int,
     "shares": tuple,
     "target_gmacs": float,
     "keep_share": float,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import normal
 from adafuse_jax.models.lstm import LSTM
+from adafuse_jax.models.trn import FEATURES, Relations
 from adafuse_jax.ops import costs
 
 
@@ -23,7 +24,7 @@ class Output:
 
     Attributes:
         logits: the mean over frames, (B, num_classes).
-        frame_logits: (B, T, num_classes).
+        frame_logits: (B, T, num_classes). TRN, which has none of single frames, repeats `logits`.
         policies: {site: one-hot (B, T, channels, actions)}, in the order of the sites; empty without
             fusion. Under a key they carry the straight-through gradient.
     """
@@ -48,6 +49,8 @@ class Backbone(Protocol):
 class Recognizer(nnx.Module):
     """A named model of the zoo, with the options it was made from.
 
+    With `num_frames`, TRN: `fc` gives 256 features a frame, and relations among them the logits.
+
     Args:
         name: in the zoo.
         options: every option it was made with.
@@ -55,6 +58,7 @@ class Recognizer(nnx.Module):
         num_classes: outputs.
         dropout: rate on the frame features.
         lstm_hidden: size of an LSTM's state between frame features and classifier; None: no LSTM.
+        num_frames: T of the clips for TRN's relations; None: no relations, clips of any length.
         actions: what its policies choose from.
         dtype: of the computation; None: the input's.
         rngs: for the initial weights; fc's are N(0, 0.001).
@@ -69,6 +73,7 @@ class Recognizer(nnx.Module):
         *,
         dropout: float,
         lstm_hidden: int | None = None,
+        num_frames: int | None = None,
         actions: tuple[str, ...],
         dtype=None,
         rngs: nnx.Rngs,
@@ -78,12 +83,14 @@ class Recognizer(nnx.Module):
         self._options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
         self.num_classes, self.dropout, self.actions = num_classes, dropout, actions
         self.backbone = backbone
-        self.rnn = nnx.data(None)
+        self.rnn, self.relations = nnx.data(None), nnx.data(None)
         if lstm_hidden is not None:
             self.rnn = LSTM(backbone.features, lstm_hidden, rngs=rngs)
+        if num_frames is not None:
+            self.relations = Relations(FEATURES, num_frames, num_classes, dtype=dtype, rngs=rngs)
         self.fc = nnx.Linear(
             lstm_hidden or backbone.features,
-            num_classes,
+            num_classes if num_frames is None else FEATURES,
             kernel_init=normal(0.001),
             dtype=dtype,
             rngs=rngs,
@@ -96,11 +103,12 @@ class Recognizer(nnx.Module):
 
         Args:
             clip: normalised frames.
-            key: None: the likeliest actions, no dropout. A key: Gumbel-sampled actions.
+            key: None: the likeliest actions, no dropout. A key: Gumbel-sampled actions, drawn relations.
             train: batch statistics (running ones are updated) and dropout; needs a key.
 
         Raises:
-            UserError: for a clip of another shape or of integers, or training without a key.
+            UserError: for a clip of another shape (TRN: or number of frames) or of integers, or training
+                without a key.
         """
         if clip.ndim != 5 or clip.shape[-1] != 3 or 0 in clip.shape:
             raise UserError(f"clip: expected (B, T, H, W, 3), none of them 0, found {clip.shape}")
@@ -115,7 +123,13 @@ class Recognizer(nnx.Module):
             features = jnp.where(kept, features / (1 - self.dropout), 0)
         if self.rnn is not None:
             features = self.rnn(features)
-        frame_logits = self.fc(features).astype(jnp.promote_types(features.dtype, jnp.float32))
+        features = self.fc(features)
+        precision = jnp.promote_types(features.dtype, jnp.float32)
+        if self.relations is not None:
+            relation_key = None if key is None else jax.random.fold_in(dropout_key, 0)
+            logits = self.relations(features, relation_key).astype(precision)
+            return Output(logits, jnp.repeat(logits[:, None], features.shape[1], 1), policies)
+        frame_logits = features.astype(precision)
         return Output(frame_logits.mean(1), frame_logits, policies)
 
     @property
@@ -126,7 +140,9 @@ class Recognizer(nnx.Module):
     def count(self, hw: tuple[int, int]) -> costs.FrameCost:
         """MACs of one frame of `hw` pixels, as the published counter counts them."""
         backbone = self.backbone.count(hw)
-        head = costs.linear_macs(self.fc.in_features, self.num_classes)
+        head = costs.linear_macs(self.fc.in_features, self.fc.out_features)
         if self.rnn is not None:
             head += self.rnn.macs
+        if self.relations is not None:
+            head += self.relations.macs
         return backbone._replace(dense=backbone.dense + head)

@@ -99,6 +99,7 @@ _FAMILIES = {
         "policy", 1, _TSM | {"hidden": 1024, "share_policy": False}, resnets=True, options=_POLICY_OPTIONS
     ),
     "lstm": _Family(defaults={"lstm_hidden": 512}, options=("lstm_hidden",)),
+    "trn": _Family(defaults={"num_frames": 8, "dropout": 0.8}, options=("num_frames",)),
     "random": _Family("random", options=("shares", "target_gmacs", "fusion_stages")),
     "threshold": _Family("threshold", defaults={"keep_share": 0.5}, options=("keep_share", "fusion_stages")),
     "cgnet": _Family(defaults={"partitions": 4}, resnets=True, options=("partitions",)),
@@ -127,8 +128,9 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
             (None, "tsm" or "online"). EfficientNets: `drop_path` (0.2), `padding` ("same" or "torch"),
             `bn_epsilon` (0.001). Models with policies: `actions`, `tau`, `group_size`,
             `detach_history`, `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the
-            policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. random: `shares` of
-            skip, reuse and keep, or `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
+            policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. trn: `num_frames` of
+            every clip (8); its `dropout` is 0.8. random: `shares` of skip, reuse and keep, or
+            `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
             to cost. threshold: `keep_share` of the channels. cgnet: `partitions` of the channels, the
             first of which is always computed.
 
@@ -163,6 +165,7 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
         num_classes,
         dropout=chosen["dropout"],
         lstm_hidden=chosen.get("lstm_hidden"),
+        num_frames=chosen.get("num_frames"),
         actions=actions,
         dtype=dtype,
         rngs=rngs,

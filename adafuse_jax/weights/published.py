@@ -44,6 +44,10 @@ def entries(model: Recognizer) -> Iterator[Entry]:
         for theirs, ours in names.items():
             yield Entry((f"rnn.{theirs}",), getattr(model.rnn, ours))
     yield from _module("new_fc", model.fc)
+    if model.relations is not None:
+        for i, layers in enumerate(zip(model.relations.fc0, model.relations.fc1, strict=True)):
+            for place, linear in zip((1, 3), layers, strict=True):
+                yield from _module(f"consensus.fc_fusion_scales.{i}.{place}", linear)
 
 
 def _resnet(backbone: ResNet) -> Iterator[Entry]:
