@@ -24,14 +24,39 @@ class Output:
 
     Attributes:
         logits: the mean over frames, (B, num_classes).
-        frame_logits: (B, T, num_classes). TRN, which has none of single frames, repeats `logits`.
+        frame_logits: (B, T, num_classes). TRN, which has none of single frames, repeats `logits`. AR-Net:
+            zeros for the frames it skips, and `logits` is the mean over the others.
         policies: {site: one-hot (B, T, channels, actions)}, in the order of the sites; empty without
-            fusion. Under a key they carry the straight-through gradient.
+            fusion. Under a key they carry the straight-through gradient. AR-Net: one "resolution" of one
+            channel.
     """
 
     logits: Float[Array, "b classes"]
     frame_logits: Float[Array, "b t classes"]
     policies: OrderedDict[str, Float[Array, "b t c actions"]]
+
+
+def check_call(clip: Array, key: Key[Array, ""] | None, train: bool) -> None:
+    """Raises UserError for a clip of another shape or of integers, or training without a key."""
+    if clip.ndim != 5 or clip.shape[-1] != 3 or 0 in clip.shape:
+        raise UserError(f"clip: expected (B, T, H, W, 3), none of them 0, found {clip.shape}")
+    if not jnp.issubdtype(clip.dtype, jnp.floating):
+        raise UserError(f"clip: expected normalised floats, found {clip.dtype}")
+    if train and key is None:
+        raise UserError("train=True: expected a key for dropout and sampling, found None")
+
+
+def dropped(features: Float[Array, "*n c"], rate: float, key: Key[Array, ""]) -> Float[Array, "*n c"]:
+    """Dropout: each feature is 0 with probability `rate`, else larger by so much that the mean stays."""
+    if not rate:
+        return features
+    kept = jax.random.bernoulli(key, 1 - rate, features.shape)
+    return jnp.where(kept, features / (1 - rate), 0)
+
+
+def hashable(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options as jit wants what isn't an array."""
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
 
 
 class Backbone(Protocol):
@@ -79,8 +104,7 @@ class Recognizer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.name = name
-        # Hashable, as jit wants what isn't an array.
-        self._options = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in options.items())
+        self._options = hashable(options)
         self.num_classes, self.dropout, self.actions = num_classes, dropout, actions
         self.backbone = backbone
         self.rnn, self.relations = nnx.data(None), nnx.data(None)
@@ -110,17 +134,11 @@ class Recognizer(nnx.Module):
             UserError: for a clip of another shape (TRN: or number of frames) or of integers, or training
                 without a key.
         """
-        if clip.ndim != 5 or clip.shape[-1] != 3 or 0 in clip.shape:
-            raise UserError(f"clip: expected (B, T, H, W, 3), none of them 0, found {clip.shape}")
-        if not jnp.issubdtype(clip.dtype, jnp.floating):
-            raise UserError(f"clip: expected normalised floats, found {clip.dtype}")
-        if train and key is None:
-            raise UserError("train=True: expected a key for dropout and sampling, found None")
+        check_call(clip, key, train)
         policy_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         features, policies = self.backbone(clip, policy_key, train)
-        if train and self.dropout:
-            kept = jax.random.bernoulli(dropout_key, 1 - self.dropout, features.shape)
-            features = jnp.where(kept, features / (1 - self.dropout), 0)
+        if train:
+            features = dropped(features, self.dropout, dropout_key)
         if self.rnn is not None:
             features = self.rnn(features)
         features = self.fc(features)
