@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,12 @@ def make():
 @functools.cache
 def tiny():
     return make()
+
+
+@functools.cache
+def full(classes=174):
+    """The published sizes without weights: counting needs none."""
+    return nnx.eval_shape(lambda: create_model("arnet_r50", num_classes=classes))
 
 
 @functools.cache
@@ -172,7 +179,7 @@ def test_where_the_policy_network_is_asked():
 
 
 def test_a_clip_costs_the_sum_of_what_it_chose():
-    model = nnx.eval_shape(lambda: create_model("arnet_r50"))
+    model = full()
     choices = one_hot([0, 1, 2, 3, SKIP1, SKIP2, SKIP2, 0], [SKIP4] * 8)
     nets = [
         nnx.eval_shape(lambda name=name: create_model(name)).count((side, side)).dense
@@ -189,7 +196,7 @@ def test_a_clip_costs_the_sum_of_what_it_chose():
 
 
 def test_the_published_average_counts_a_skip_cut_off_by_the_end_in_part():
-    model = nnx.eval_shape(lambda: create_model("arnet_r50"))
+    model = full()
     policy = model.count((224, 224)).sites["resolution"].policy
     whole, cut = ({"resolution": np.tile(one_hot(SKIP4), (1, t, 1, 1))} for t in (8, 6))
     for policies, exact, published in ((whole, 2, 2), (cut, 2, 1.5)):
@@ -215,7 +222,7 @@ def test_parameters(classes):
     nets = 23_508_032 + 21_284_672 + 11_176_512 + 2_223_872
     joins = 4 * 512 * (1280 + 512) + 2 * 4 * 512 + 513 * 7
     heads = (2049 + 3 * 513) * classes
-    model = nnx.eval_shape(lambda: create_model("arnet_r50", num_classes=classes))
+    model = full(classes)
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert count == nets + joins + heads
     assert 62.4e6 < count < 63.0e6
@@ -342,8 +349,7 @@ def test_a_published_state_dict():
     }.items():
         assert given[key].shape == shape
     from_torch(model, {"module." + key: value for key, value in given.items()})
-    same = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), nnx.state(model), nnx.state(source))
-    assert all(jax.tree.leaves(same))
+    chex.assert_trees_all_equal(nnx.state(model), nnx.state(source))
 
 
 def test_what_cannot_be_made():
