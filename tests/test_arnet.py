@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled, quick_jit, state_dict
+from helpers import filled, quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ from adafuse_jax import create_model, flops
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.mobilenet import InvertedResidual, MobileNetV2
 from adafuse_jax.ops import costs, lstm, resolution
-from adafuse_jax.weights import from_torch
+from adafuse_jax.weights import from_torch, to_torch
 
 CLASSES, FRAMES, SIDE = 4, 5, 32
 SIDES = (32, 24, 16, 12)  # of resolutions 48, 36, 24 and 18
@@ -330,7 +330,7 @@ def test_the_cost_reaches_the_policy_network_and_nothing_else():
 
 def test_a_published_state_dict():
     source, model = (filled(lambda: create_model("arnet_tiny", num_classes=CLASSES), seed) for seed in (1, 0))
-    given = state_dict(source)
+    given = to_torch(source)
     for key, shape in {
         "base_model_list.2.layer3.0.conv1.weight": (64, 32, 3, 3),
         "base_model_list.0.layer2.0.downsample0.weight": (32, 16, 1, 1),
@@ -364,3 +364,15 @@ def test_what_cannot_be_made():
         create_model("arnet_r18")
     with pytest.raises(UserError, match="clip: expected"):
         tiny()(jnp.zeros((2, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("name", ["arnet_tiny", "trn_tiny"])
+def test_weights_of_another_task_fit_but_for_what_classifies(name):
+    source = filled(lambda: create_model(name, num_classes=CLASSES), seed=1)
+    model = filled(lambda: create_model(name, num_classes=CLASSES + 2))
+    with pytest.raises(UserError, match=r"expected \(6,"):
+        from_torch(model, to_torch(source))
+    from_torch(model, to_torch(source), allow_missing=["head"])
+    found, given = (nnx.to_pure_dict(nnx.state(m)) for m in (model, source))
+    for part in ("backbones", "glance", "decide") if name == "arnet_tiny" else ("backbone",):
+        chex.assert_trees_all_equal(found[part], given[part])

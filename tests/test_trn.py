@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import filled, quick_jit, state_dict
+from helpers import filled, quick_jit
 
 from adafuse_jax import create_model, flops
+from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.trn import Relations
-from adafuse_jax.weights import from_torch
+from adafuse_jax.train.run import make_model
+from adafuse_jax.weights import from_torch, to_torch
 
 CLASSES, FRAMES = 4, 5
 
@@ -95,6 +97,12 @@ def test_clips_of_another_length():
         create_model("trn_tiny", num_frames=1)
 
 
+def test_a_config_s_clips_have_the_length_that_its_model_reads():
+    for options, wanted in (({}, 3), ({"num_frames": 5}, 5)):
+        config = Config.from_dict({"model": {"name": "trn_tiny"} | options, "data": {"num_frames": 3}})
+        assert nnx.eval_shape(lambda config=config: make_model(config)).relations.num_frames == wanted
+
+
 @pytest.mark.parametrize("classes", [27, 174])
 def test_parameters_and_cost(classes):
     """Beside the backbone: a linear layer to 256, and per scale s linear layers s * 256 -> 256 -> classes."""
@@ -114,7 +122,7 @@ def test_parameters_and_cost(classes):
 
 def test_a_published_state_dict():
     source = filled(lambda: create_model("trn_tiny", num_classes=CLASSES, num_frames=FRAMES), seed=1)
-    given = state_dict(source)
+    given = to_torch(source)
     assert given["new_fc.weight"].shape == (256, 64)
     assert given["consensus.fc_fusion_scales.0.1.weight"].shape == (256, FRAMES * 256)
     assert given["consensus.fc_fusion_scales.3.3.bias"].shape == (CLASSES,)

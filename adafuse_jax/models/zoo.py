@@ -124,6 +124,15 @@ def list_models() -> list[str]:
     ]
 
 
+def options_of(name: str) -> tuple[str, ...]:
+    """All options that `create_model` knows for a name; raises UserError for an unknown one."""
+    if name not in list_models():
+        raise unknown("model", name, list_models())
+    family, _, backbone = name.rpartition("_")
+    of_backbone = () if _FAMILIES[family].backbones else _BACKBONES[backbone].options
+    return ("dropout", "dtype", *of_backbone, *_FAMILIES[family].options)
+
+
 def create_model(
     name: str, *, num_classes: int = 174, seed: int = 0, **options: Any
 ) -> Recognizer | arnet.ARNet:
@@ -140,19 +149,16 @@ def create_model(
             `detach_history`, `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the
             policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. trn: `num_frames` of
             every clip (8); its `dropout` is 0.8. random: `shares` of skip, reuse and keep, or
-            `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
-            to cost. threshold: `keep_share` of the channels. cgnet: `partitions` of the channels, the
-            first of which is always computed. arnet: `tau`, `lstm_hidden`, `hold_cell` (see `ARNet`).
+            `target_gmacs`, what a clip of 8 frames of 224x224 pixels is to cost. threshold: `keep_share`
+            of the channels. cgnet: `partitions` of the channels, the first of which is always computed.
+            arnet: `tau`, `lstm_hidden`, `hold_cell` (see `ARNet`).
 
     Raises:
         UserError: for an unknown name or option, or a value that can't be.
     """
-    if name not in list_models():
-        raise unknown("model", name, list_models())
+    known = options_of(name)
     family_name, _, backbone_name = name.rpartition("_")
     family, backbone = _FAMILIES[family_name], _BACKBONES[backbone_name]
-    of_backbone = () if family.backbones else backbone.options
-    known = ("dropout", "dtype", *of_backbone, *family.options)
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
