@@ -93,6 +93,9 @@ class Loss:
     # from scratch, a weight applied while accuracy is at chance collapses every policy to skip.
     flops_warmup: tuple[float, float] = (0.0, 0.0)
     label_smoothing: float = 0.0
+    # arnet adds uniform_weight * |shares of its actions - 1/actions|. Published, after division by the weight
+    # of the cross-entropy: flops_weight 0.0526, uniform_weight 0.158.
+    uniform_weight: float = 0.0
     # cgnet adds threshold_weight * sum (threshold - threshold_target)^2 over its gated channels.
     threshold_weight: float = 1e-4
     threshold_target: float = 1.0
@@ -134,6 +137,8 @@ _MODEL_OPTIONS = {
     "prior": tuple,
     "prior_strength": float,
     "lstm_hidden": int,
+    "hold_cell": bool,
+    "num_frames": int,
     "shares": tuple,
     "target_gmacs": float,
     "keep_share": float,
@@ -214,7 +219,7 @@ _RANGES = (
         "0 or more",
         lambda value: value >= 0,
         "optimizer.weight_decay optimizer.bias_lr_multiplier optimizer.clip_norm optimizer.warmup_epochs "
-        "loss.flops_weight loss.threshold_weight train.checkpoint_every_steps",
+        "loss.flops_weight loss.uniform_weight loss.threshold_weight train.checkpoint_every_steps",
     ),
     (
         "0 to 1",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from adafuse_jax.errors import UserError
+from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.ops import costs
 
@@ -20,7 +21,8 @@ class Cost:
     Attributes:
         dense: everything computed, policy networks included.
         actual: Eq. 5: without the channels that conv1 need not compute and conv2 need not read, (B,).
-        upper: only conv2's savings counted, an upper bound of `actual`, (B,).
+            AR-Net: of the chosen resolutions.
+        upper: only conv2's savings counted, an upper bound of `actual`, (B,). AR-Net: `actual`.
     """
 
     dense: float = dataclasses.field(metadata={"static": True})
@@ -29,7 +31,7 @@ class Cost:
 
 
 def count(
-    model: Recognizer,
+    model: Recognizer | ARNet,
     policies: Mapping[str, Float[Array, "b t c actions"]],
     *,
     image_size: int | tuple[int, int] = 224,
@@ -44,7 +46,7 @@ def count(
         image_size: pixels, the side of a square or (height, width).
         num_frames: T of a model without fusion (policies bring their own).
         published: reproduce the published slip at the last frame, and the constants that the published code
-            takes for the dense cost of CGNet.
+            takes for the dense cost of CGNet; AR-Net: its average of the policy network's runs.
 
     Returns:
         The cost; `actual` and `upper` have one entry a clip, or a single one without policies.
@@ -60,10 +62,11 @@ def count(
         )
     saved_before = saved_after = jnp.zeros(1)
     for name, site in frame.sites.items():
-        policy, channels = policies[name], sum(channels for channels, _ in site.before)
-        if policy.ndim != 4 or policy.shape[2:] != (channels, len(model.actions)):
+        policy = policies[name]
+        wanted = (site.channels, len(model.actions))
+        if policy.ndim != 4 or policy.shape[2:] != wanted:
             raise UserError(
-                f"policies: expected (B, T, {channels}, {len(model.actions)}) at {name} of {model.name!r}, "
+                f"policies: expected (B, T, {wanted[0]}, {wanted[1]}) at {name} of {model.name!r}, "
                 f"found {policy.shape}"
             )
         num_frames = policy.shape[1]

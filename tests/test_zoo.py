@@ -42,7 +42,8 @@ def test_sizes_of_the_reference(name, options, parameters, gmacs):
     assert model.count((224, 224)).dense / 1e9 == pytest.approx(gmacs, abs=6e-5)
 
 
-@pytest.mark.parametrize("name", list_models())
+# AR-Net has no backbone alone: tests/test_arnet.py.
+@pytest.mark.parametrize("name", [name for name in list_models() if not name.startswith("arnet")])
 def test_every_name_makes_its_model(name):
     model = nnx.eval_shape(lambda: create_model(name, num_classes=5))
     blocks = dict(model.backbone.named_blocks())
@@ -51,7 +52,7 @@ def test_every_name_makes_its_model(name):
     wanted = resnets | {"inc": 10, "b0": 16, "b1": 23, "b2": 23, "b3": 26}
     assert len(blocks) == wanted[backbone]
     fused = [site for site, block in blocks.items() if block.fusion is not None]
-    if family in ("tsn", "tsm", "lstm", "cgnet"):
+    if family in ("tsn", "tsm", "lstm", "trn", "cgnet"):
         assert fused == []
     elif "_last_" in name:
         last = f"layer{model.backbone.num_stages}"
@@ -64,7 +65,8 @@ def test_every_name_makes_its_model(name):
     shifted = [site for site, block in blocks.items() if getattr(block, "shift", None) == "tsm"]
     assert shifted == [s for s in blocks if "tsm" in name and int(s.partition(".")[2]) % every == 0]
     assert list(model.count((224, 224)).sites) == (list(blocks) if family == "cgnet" else fused)
-    assert model.fc.kernel.shape == (512 if family == "lstm" else model.backbone.features, 5)
+    outputs = 256 if family == "trn" else 5
+    assert model.fc.kernel.shape == (512 if family == "lstm" else model.backbone.features, outputs)
 
 
 def test_the_published_names_are_there():

@@ -31,8 +31,12 @@ class LSTM(nnx.Module):
         self.bias_h = nnx.Param(init(rngs.params(), (4 * hidden,)))
 
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b t h"]:
-        weights = lstm.Weights(self.kernel_x[...], self.kernel_h[...], self.bias_x[...], self.bias_h[...])
-        return lstm.scan(x.astype(jnp.promote_types(x.dtype, jnp.float32)), weights)
+        return lstm.scan(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.weights)
+
+    @property
+    def weights(self) -> lstm.Weights:
+        """Its arrays."""
+        return lstm.Weights(self.kernel_x[...], self.kernel_h[...], self.bias_x[...], self.bias_h[...])
 
     @property
     def macs(self) -> int:

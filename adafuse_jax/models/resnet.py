@@ -31,7 +31,14 @@ class Stem:
 
 
 def conv(
-    in_features: int, features: int, kernel: int, stride: int, dtype, rngs: nnx.Rngs, bias: bool = False
+    in_features: int,
+    features: int,
+    kernel: int,
+    stride: int,
+    dtype,
+    rngs: nnx.Rngs,
+    bias: bool = False,
+    groups: int = 1,
 ) -> nnx.Conv:
     """A convolution, padded by half its kernel on both sides as in PyTorch."""
     return nnx.Conv(
@@ -40,6 +47,7 @@ def conv(
         (kernel, kernel),
         stride,
         padding=((kernel // 2, kernel // 2),) * 2,
+        feature_group_count=groups,
         use_bias=bias,
         kernel_init=normal((2 / (kernel * kernel * features)) ** 0.5),  # He et al. 2015, fan out
         dtype=dtype,

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from adafuse_jax.errors import UserError, unknown
-from adafuse_jax.models import sites
+from adafuse_jax.models import arnet, sites
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import ACTIONS
 from adafuse_jax.models.inception import BNInception
 from adafuse_jax.models.mbconv import PADDINGS
+from adafuse_jax.models.mobilenet import MobileNetV2
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import SHIFTS, ResNet, Stem
 from adafuse_jax.ops import actions as act
@@ -78,6 +79,7 @@ class _Family:
         defaults: of options.
         resnets: only of ResNets.
         options: of `create_model`, that it alone understands.
+        backbones: comes with these alone, and without their options.
     """
 
     decides: str | None = None
@@ -85,6 +87,7 @@ class _Family:
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resnets: bool = False
     options: tuple[str, ...] = ()
+    backbones: tuple[str, ...] | None = None
 
 
 _FUSION_OPTIONS = ("actions", "tau", "group_size", "detach_history", "prior", "prior_strength")
@@ -99,9 +102,15 @@ _FAMILIES = {
         "policy", 1, _TSM | {"hidden": 1024, "share_policy": False}, resnets=True, options=_POLICY_OPTIONS
     ),
     "lstm": _Family(defaults={"lstm_hidden": 512}, options=("lstm_hidden",)),
+    "trn": _Family(defaults={"num_frames": 8, "dropout": 0.8}, options=("num_frames",)),
     "random": _Family("random", options=("shares", "target_gmacs", "fusion_stages")),
     "threshold": _Family("threshold", defaults={"keep_share": 0.5}, options=("keep_share", "fusion_stages")),
     "cgnet": _Family(defaults={"partitions": 4}, resnets=True, options=("partitions",)),
+    "arnet": _Family(
+        defaults={"tau": 0.67, "hold_cell": True},
+        options=("tau", "lstm_hidden", "hold_cell"),
+        backbones=tuple(arnet.SIZES),
+    ),
 }
 
 
@@ -111,11 +120,22 @@ def list_models() -> list[str]:
         f"{family}_{backbone}"
         for family, what in _FAMILIES.items()
         for backbone, of in _BACKBONES.items()
-        if not what.resnets or of.make is ResNet
+        if (not what.resnets or of.make is ResNet) and (what.backbones is None or backbone in what.backbones)
     ]
 
 
-def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options: Any) -> Recognizer:
+def options_of(name: str) -> tuple[str, ...]:
+    """All options that `create_model` knows for a name; raises UserError for an unknown one."""
+    if name not in list_models():
+        raise unknown("model", name, list_models())
+    family, _, backbone = name.rpartition("_")
+    of_backbone = () if _FAMILIES[family].backbones else _BACKBONES[backbone].options
+    return ("dropout", "dtype", *of_backbone, *_FAMILIES[family].options)
+
+
+def create_model(
+    name: str, *, num_classes: int = 174, seed: int = 0, **options: Any
+) -> Recognizer | arnet.ARNet:
     """Makes a model with random weights.
 
     Args:
@@ -127,19 +147,18 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
             (None, "tsm" or "online"). EfficientNets: `drop_path` (0.2), `padding` ("same" or "torch"),
             `bn_epsilon` (0.001). Models with policies: `actions`, `tau`, `group_size`,
             `detach_history`, `prior`, `prior_strength` (see `TemporalFusion`), `hidden` (width of the
-            policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. random: `shares` of
-            skip, reuse and keep, or `target_gmacs`, the GMACs that a clip of 8 frames of 224x224 pixels is
-            to cost. threshold: `keep_share` of the channels. cgnet: `partitions` of the channels, the
-            first of which is always computed.
+            policy networks), `share_policy`, `fusion_stages`. lstm: `lstm_hidden`. trn: `num_frames` of
+            every clip (8); its `dropout` is 0.8. random: `shares` of skip, reuse and keep, or
+            `target_gmacs`, what a clip of 8 frames of 224x224 pixels is to cost. threshold: `keep_share`
+            of the channels. cgnet: `partitions` of the channels, the first of which is always computed.
+            arnet: `tau`, `lstm_hidden`, `hold_cell` (see `ARNet`).
 
     Raises:
         UserError: for an unknown name or option, or a value that can't be.
     """
-    if name not in list_models():
-        raise unknown("model", name, list_models())
+    known = options_of(name)
     family_name, _, backbone_name = name.rpartition("_")
     family, backbone = _FAMILIES[family_name], _BACKBONES[backbone_name]
-    known = ("dropout", "dtype", *backbone.options, *family.options)
     for option in options:
         if option not in known:
             raise unknown(f"option of {name!r}", option, known)
@@ -156,6 +175,8 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
     elif "partitions" in chosen:
         actions = ACTIONS
     dtype = None if chosen["dtype"] is None else jnp.dtype(chosen["dtype"])
+    if family_name == "arnet":
+        return _make_arnet(name, options, num_classes, chosen, dtype, rngs)
     return Recognizer(
         name,
         options,
@@ -163,7 +184,26 @@ def create_model(name: str, *, num_classes: int = 174, seed: int = 0, **options:
         num_classes,
         dropout=chosen["dropout"],
         lstm_hidden=chosen.get("lstm_hidden"),
+        num_frames=chosen.get("num_frames"),
         actions=actions,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def _make_arnet(
+    name: str, options: Mapping[str, Any], num_classes: int, chosen: Mapping[str, Any], dtype, rngs: nnx.Rngs
+) -> arnet.ARNet:
+    size, plain = arnet.SIZES[name.rpartition("_")[2]], _FAMILIES["tsn"]
+    return arnet.ARNet(
+        name,
+        options,
+        [_make_backbone(_BACKBONES[b], plain, {}, dtype, rngs) for b in size.backbones],
+        MobileNetV2(**size.glance, dtype=dtype, rngs=rngs),
+        num_classes,
+        resolutions=size.resolutions,
+        lstm_hidden=chosen.get("lstm_hidden", size.lstm_hidden),
+        **{option: chosen[option] for option in ("tau", "hold_cell", "dropout")},
         dtype=dtype,
         rngs=rngs,
     )

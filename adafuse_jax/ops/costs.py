@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from adafuse_jax.ops import actions as act
+from adafuse_jax.ops import resolution
 
 
 class SiteCost(NamedTuple):
@@ -19,6 +20,24 @@ class SiteCost(NamedTuple):
     before: tuple[tuple[int, int], ...]
     after: int
 
+    @property
+    def channels(self) -> int:
+        """Decisions of a frame."""
+        return sum(channels for channels, _ in self.before)
+
+
+class ChoiceCost(NamedTuple):
+    """What one choice a frame can save (AR-Net), in MACs per frame.
+
+    `spent` is the cost of each action beside `policy`, that of the policy network; the first action's is the
+    dense cost's. `lengths` says how many frames each action answers for; the policy network runs once.
+    """
+
+    spent: tuple[int, ...]
+    policy: int
+    lengths: tuple[int, ...]
+    channels: int = 1
+
 
 class FrameCost(NamedTuple):
     """MACs of one frame through a whole net, policies included, and the sites' shares of it in order.
@@ -27,7 +46,7 @@ class FrameCost(NamedTuple):
     """
 
     dense: int
-    sites: dict[str, SiteCost]
+    sites: dict[str, SiteCost | ChoiceCost]
     published: int | None = None
 
 
@@ -74,15 +93,17 @@ def computed_elsewhere(
 
 def savings(
     policy: Float[Array, "*b t c actions"],
-    cost: SiteCost,
+    cost: SiteCost | ChoiceCost,
     actions: Sequence[str] = act.ALL,
     published: bool = False,
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
     """MACs per frame (mean over the clip's frames) saved before and after a site, per clip.
 
     Differentiable in the policy. Eq. 5, over the channels of each convolution before the site:
-    mean(up) * before + mean(skip) * after.
+    mean(up) * before + mean(skip) * after. What a `ChoiceCost` saves counts as after the site.
     """
+    if isinstance(cost, ChoiceCost):
+        return 0.0, _saved_by_choices(policy[..., 0, :], cost, published)
     up = computed_elsewhere(policy, actions, published)
     saved_before, start = 0.0, 0
     for channels, macs in cost.before:
@@ -90,6 +111,18 @@ def savings(
         start += channels
     skip = act.chosen(policy, actions, "skip")
     return saved_before, skip.mean((-2, -1)) * float(cost.after)
+
+
+def _saved_by_choices(
+    choices: Float[Array, "b t actions"], cost: ChoiceCost, published: bool
+) -> Float[Array, " b"]:
+    # As published, every frame that a choice of length k answers for takes 1/k of the policy network, even
+    # where the clip ends before it does.
+    asked = (
+        choices @ (1 / jnp.asarray(cost.lengths)) if published else resolution.asked(choices, cost.lengths)
+    )
+    spent = (choices @ jnp.asarray(cost.spent, jnp.float32)).mean(-1) + asked.mean(-1) * float(cost.policy)
+    return float(cost.spent[0] + cost.policy) - spent
 
 
 def expected(frame: FrameCost, shares: Sequence[float], num_frames: int = 8) -> float:

@@ -1,5 +1,7 @@
 """Eq. 6: cross-entropy of the averaged logits + lambda * GMACs per frame of the whole net."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -75,6 +77,21 @@ def flops_weight_at(
     step = jnp.asarray(step, jnp.float32)
     rise = (step - start) / (end - start) if end > start else step >= end
     return weight * jnp.clip(rise, 0.0, 1.0).astype(jnp.float32)
+
+
+def uniform_usage(
+    policies: Mapping[str, Float[Array, "b t _ actions"]], weights: Float[Array, " b"]
+) -> Float[Array, ""]:
+    """AR-Net's own term, before its weight: |usage - 1/actions|_2 of the shares of all the batch's decisions.
+
+    Keeps a policy network from settling on one action while the nets are still untrained. 0 without policies.
+    """
+    if not policies:
+        return jnp.zeros(())
+    counts = sum(weighted_sum(p.astype(jnp.float32).sum((1, 2)), weights) for p in policies.values())
+    usage = counts / jnp.maximum(counts.sum(), 1)
+    # The root has no gradient at 0.
+    return jnp.sqrt(jnp.square(usage - 1 / len(usage)).sum() + 1e-12)
 
 
 def thresholds(model: nnx.Module, target: float, weight: float) -> Float[Array, ""]:

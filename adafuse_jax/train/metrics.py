@@ -89,7 +89,8 @@ class Metrics:
         Returns:
             `clips`; `loss` (nats); `top1` and `top5` (0 to 1); `gmacs_per_clip`; `shares`: the share of all
             decisions that were skip, reuse and keep (0 for an action the policy can't choose; a net without
-            policies keeps everything); `sites`: the same for each site.
+            policies keeps everything), or each action of a net that has others; `sites`: the same for each
+            site.
 
         Raises:
             UserError: where there was no clip.
@@ -111,7 +112,8 @@ class Metrics:
         if not self.sites:
             return {name: float(name == "keep") for name in act.ALL}
         found = dict(zip(self.actions, (counts / counts.sum()).tolist(), strict=True))
-        return {name: found.get(name, 0.0) for name in act.ALL}
+        names = act.ALL if set(found) <= set(act.ALL) else self.actions
+        return {name: found.get(name, 0.0) for name in names}
 
 
 class Scores:

@@ -18,12 +18,12 @@ def group_of(path: Sequence[Any], params: Mapping[Any, Any]) -> str:
 
     Returns:
         "norm" for scale and shift of a BatchNorm (a dict that holds a 'scale'), "bias" for any other
-        bias, else "weight".
+        bias (an LSTM has two: bias_x and bias_h), else "weight".
     """
     module = functools.reduce(operator.getitem, path[:-1], params)
     if "scale" in module:
         return "norm"
-    return "bias" if path[-1] == "bias" else "weight"
+    return "bias" if str(path[-1]).startswith("bias") else "weight"
 
 
 def groups(params: Mapping[Any, Any]) -> Any:

@@ -19,7 +19,7 @@ from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, views
 from adafuse_jax.models.recognizer import Recognizer
-from adafuse_jax.models.zoo import create_model
+from adafuse_jax.models.zoo import create_model, options_of
 from adafuse_jax.train import evaluate, mesh
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
@@ -63,6 +63,8 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Parts:
 def make_model(config: Config) -> Recognizer:
     """The config's model with the weights of its seed."""
     options = dict(config.model.options)
+    if "num_frames" in options_of(config.model.name):
+        options.setdefault("num_frames", config.data.num_frames)
     if config.train.precision != "float32":
         options.setdefault("dtype", config.train.precision)
     return create_model(

@@ -94,6 +94,7 @@ def make_train_step(
         loss = (
             losses.cross_entropy(out.logits, batch["label"], batch["weight"], config.loss.label_smoothing)
             + losses.efficiency(gmacs_per_frame, weight, batch["weight"])
+            + config.loss.uniform_weight * losses.uniform_usage(out.policies, batch["weight"])
             + losses.thresholds(model, config.loss.threshold_target, config.loss.threshold_weight)
         )
         return loss, (running_statistics(model), measure(model, out, cost, batch))

@@ -16,7 +16,10 @@ from adafuse_jax.weights.published import CONSTANTS, canonical, entries, torch_s
 from adafuse_jax.weights.torchvision import efficientnet_names
 
 # What weights for another task may lack, or hold for that task.
-GROUPS = {"policy": re.compile(r"policy_net|gate_fc"), "head": re.compile(r"^(new_fc|rnn|relations)\.")}
+GROUPS = {
+    "policy": re.compile(r"policy_net|gate_fc|^linear\."),
+    "head": re.compile(r"^(new_fc|rnn|consensus|new_fc_list|lite_fc)\."),
+}
 # How others call the classifier, in nets that aren't wrapped as `base_model`.
 HEADS = ("fc", "last_linear", "_fc", "classifier.1")
 
@@ -140,8 +143,8 @@ def to_torch(model: Recognizer) -> dict[str, np.ndarray]:
 def _spelled(model: Recognizer, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, canonical published name) of a state dict; a bare ImageNet net's as if wrapped."""
     plain = {key: key.removeprefix("module.") for key in state_dict}
-    if not any(name.startswith(("base_model.", "new_fc.")) for name in plain.values()):
-        backbone = model.backbone
+    if not any(name.startswith(("base_model", "new_fc")) for name in plain.values()):
+        backbone = getattr(model, "backbone", None)
         theirs = efficientnet_names(backbone) if isinstance(backbone, EfficientNet) else {}
         for key, name in plain.items():
             layer, _, part = name.rpartition(".")

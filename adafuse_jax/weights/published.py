@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.efficientnet import EfficientNet
 from adafuse_jax.models.gated_conv import GatedConv
 from adafuse_jax.models.inception import BNInception, ConvUnit
+from adafuse_jax.models.lstm import LSTM
 from adafuse_jax.models.mbconv import MBConv
+from adafuse_jax.models.mobilenet import MobileNetV2
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResNet
 
@@ -36,28 +39,62 @@ def canonical(key: str) -> str:
     return re.sub(r"\.downsample\.?([01])\.", r".downsample\1.", key)
 
 
-def entries(model: Recognizer) -> Iterator[Entry]:
+def entries(model: Recognizer | ARNet) -> Iterator[Entry]:
     """All variables of a model with their published names, in the canonical spelling."""
+    if isinstance(model, ARNet):
+        yield from _arnet(model)
+        return
     yield from _BACKBONES[type(model.backbone)](model.backbone)
     if model.rnn is not None:
-        names = {"weight_ih": "kernel_x", "weight_hh": "kernel_h", "bias_ih": "bias_x", "bias_hh": "bias_h"}
-        for theirs, ours in names.items():
-            yield Entry((f"rnn.{theirs}",), getattr(model.rnn, ours))
+        yield from _lstm(model.rnn)
     yield from _module("new_fc", model.fc)
+    if model.relations is not None:
+        for i, layers in enumerate(zip(model.relations.fc0, model.relations.fc1, strict=True)):
+            for place, linear in zip((1, 3), layers, strict=True):
+                yield from _module(f"consensus.fc_fusion_scales.{i}.{place}", linear)
 
 
-def _resnet(backbone: ResNet) -> Iterator[Entry]:
-    yield from _module("base_model.conv1", backbone.conv1)
-    yield from _module("base_model.bn1", backbone.bn1)
+def _arnet(model: ARNet) -> Iterator[Entry]:
+    for i, backbone in enumerate(model.backbones):
+        yield from _resnet(backbone, f"base_model_list.{i}")
+    yield from _mobilenet(model.glance, "lite_backbone")
+    yield from _lstm(model.rnn)
+    yield from _module("linear", model.decide)
+    for i, head in enumerate(model.heads):
+        yield from _module("lite_fc" if i == len(model.backbones) else f"new_fc_list.{i}", head)
+
+
+def _lstm(rnn: LSTM) -> Iterator[Entry]:
+    names = {"weight_ih": "kernel_x", "weight_hh": "kernel_h", "bias_ih": "bias_x", "bias_hh": "bias_h"}
+    for theirs, ours in names.items():
+        yield Entry((f"rnn.{theirs}",), getattr(rnn, ours))
+
+
+def _mobilenet(backbone: MobileNetV2, root: str) -> Iterator[Entry]:
+    """Names of torchvision since 0.3; before, `conv.3` and the like counted the activations too."""
+    layers = [("0", backbone.stem), (str(len(backbone.blocks) + 1), backbone.head)]
+    for i, block in enumerate(backbone.blocks, 1):
+        *first, last = block.layers
+        layers += [(f"{i}.conv.{j}", layer) for j, layer in enumerate(first)]
+        yield from _module(f"{root}.features.{i}.conv.{len(first)}", last.conv)
+        yield from _module(f"{root}.features.{i}.conv.{len(first) + 1}", last.bn)
+    for name, layer in layers:
+        yield from _module(f"{root}.features.{name}.0", layer.conv)
+        yield from _module(f"{root}.features.{name}.1", layer.bn)
+
+
+def _resnet(backbone: ResNet, root: str = "base_model") -> Iterator[Entry]:
+    yield from _module(f"{root}.conv1", backbone.conv1)
+    yield from _module(f"{root}.bn1", backbone.bn1)
     policies = {}
     for name, block in backbone.named_blocks():
         for i in range(1, len(block.geometry) + 1):
-            yield from _conv(f"base_model.{name}.conv{i}", getattr(block, f"conv{i}"))
-            yield from _module(f"base_model.{name}.bn{i}", getattr(block, f"bn{i}"))
+            yield from _conv(f"{root}.{name}.conv{i}", getattr(block, f"conv{i}"))
+            yield from _module(f"{root}.{name}.bn{i}", getattr(block, f"bn{i}"))
         if block.downsample_conv is not None:
-            yield from _module(f"base_model.{name}.downsample0", block.downsample_conv)
-            yield from _module(f"base_model.{name}.downsample1", block.downsample_bn)
-        policies[f"base_model.{name}.policy_net."] = block.fusion
+            yield from _module(f"{root}.{name}.downsample0", block.downsample_conv)
+            yield from _module(f"{root}.{name}.downsample1", block.downsample_bn)
+        policies[f"{root}.{name}.policy_net."] = block.fusion
     yield from _policies(policies, backbone.share_policy)
 
 

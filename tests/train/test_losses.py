@@ -55,6 +55,21 @@ def test_a_batch_of_padding_alone_costs_nothing():
     assert losses.cross_entropy(logits, labels, 0 * weights) == 0
 
 
+def test_uniform_usage_is_the_distance_of_the_shares_from_equal_ones():
+    one = jnp.eye(4)
+    chosen = one[jnp.array([[[0], [0]], [[1], [0]], [[3], [3]]])]  # three clips of two frames
+    found = losses.uniform_usage({"resolution": chosen}, jnp.array([1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(found, np.linalg.norm([0.75 - 0.25, 0.25 - 0.25, -0.25, -0.25]), rtol=1e-6)
+    equal = one[jnp.arange(4)].reshape(2, 2, 1, 4)
+    assert losses.uniform_usage({"resolution": equal}, jnp.ones(2)) < 1e-5
+    gradient = jax.grad(lambda p: losses.uniform_usage({"resolution": p}, jnp.ones(2)))
+    assert np.isfinite(gradient(equal)).all()
+    # An action taken too often is pushed back, a neglected one drawn.
+    pushed = gradient(chosen[:2])
+    assert (pushed[..., 0] > 0).all() and (pushed[..., 2] < 0).all()
+    assert losses.uniform_usage({}, jnp.ones(2)) == 0
+
+
 def test_weight_two_is_the_clip_twice():
     logits, labels, weights = _batch(1)
     twice = losses.cross_entropy(*(jnp.concatenate([a, a[:1]]) for a in (logits, labels, weights)))

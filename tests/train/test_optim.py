@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from adafuse_jax import config as cfg
 from adafuse_jax.errors import UserError
+from adafuse_jax.models.lstm import LSTM
 from adafuse_jax.train import optim
 
 PUBLISHED = cfg.Optimizer()
@@ -79,6 +81,13 @@ def test_groups_by_place():
         "fc": {"kernel": "weight", "bias": "bias"},
     }
     assert optim.group_of(("layer1", 0, "bn1", "bias"), _params()) == "norm"
+
+
+def test_both_biases_of_an_lstm_are_biases():
+    """As in the published code: of an LSTMCell, bias_ih and bias_hh learn twice as fast and don't decay."""
+    lstm = LSTM(3, 2, rngs=nnx.Rngs(0))
+    found = optim.groups(nnx.to_pure_dict(nnx.state(lstm, nnx.Param)))
+    assert found == {"kernel_x": "weight", "kernel_h": "weight", "bias_x": "bias", "bias_h": "bias"}
 
 
 @pytest.mark.parametrize("clip_norm", [20.0, 0.01])
