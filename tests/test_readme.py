@@ -14,6 +14,7 @@ from flax import nnx
 
 import adafuse_jax
 from adafuse_jax.config import base
+from adafuse_jax.ops import costs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,9 +45,24 @@ def test_the_layer_plugs_in_with_six_lines():
     np.testing.assert_allclose(names["fused"], keep * y + reuse * before, rtol=1e-6)
 
 
-def test_a_whole_model_classifies_and_counts():
+def test_fusion_goes_into_a_model_with_one_line():
+    """The model after it reads Eq. 3 of the map before it; savings are those of Eq. 5 at this size."""
     names = {}
     exec(EXAMPLES[1], names)
+    policy, y = names["policies"]["layers.0"], jax.nn.relu(names["model"].layers[0](names["clip"]))
+    before = jnp.concatenate([jnp.zeros_like(y[:, :1]), y[:, :-1]], 1)
+    _, reuse, keep = jnp.moveaxis(policy, -1, 0)[:, :, :, None, None]
+    wanted = names["model"].layers[2](keep * y + reuse * before)
+    np.testing.assert_allclose(names["out"], wanted, rtol=1e-4, atol=1e-5)
+    cost = names["fused"].costs["layers.0"]
+    assert cost == costs.SiteCost(((16, 32 * 32 * 16 * (27 + 1)),), 32 * 32 * 8 * (144 + 1))
+    saved = 8 * sum(costs.savings(policy, cost))
+    np.testing.assert_allclose(names["saved"], saved, rtol=1e-6)
+
+
+def test_a_whole_model_classifies_and_counts():
+    names = {}
+    exec(EXAMPLES[2], names)
     assert names["out"].logits.shape == (1, 174)
     assert names["out"].frame_logits.shape == (1, 8, 174)
     cost = names["cost"]

@@ -16,6 +16,7 @@ BUILDING = {
     "ops": (),
     "layers": ("ops",),
     "linen": ("ops",),
+    "insert": ("layers", "linen", "ops"),
     "models": ("layers", "ops"),
     "flops": ("ops", "models"),
     "weights": ("models",),
@@ -56,10 +57,14 @@ def imported(source: str) -> set[str]:
     return names
 
 
+# What `adafuse_jax` hands on, and the room that it comes from.
+HANDED_ON = {"create_model": "models", "list_models": "models", "insert_fusion": "insert"}
+
+
 def rooms(source: str) -> set[str]:
-    """Rooms of the package that a source imports; `create_model` and `list_models` come from models."""
+    """Rooms of the package that a source imports."""
     found = {name.split(".")[1] for name in imported(source) if name.startswith("adafuse_jax.")}
-    return {"models" if name in ("create_model", "list_models") else name for name in found} - {"__version__"}
+    return {HANDED_ON.get(name, name) for name in found} - {"__version__"}
 
 
 def libraries(source: str) -> set[str]:
