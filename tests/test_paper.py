@@ -39,7 +39,7 @@ def test_a_config_says_and_makes_what_its_row_is(row):
     assert (config.model.name, dict(config.model.options)) == (row.model, dict(row.options))
     assert config.data.num_classes == {"jester": 27, "minik": 200}.get(row.data, 174)
     assert config.data.flip == (0.5 if row.data == "minik" else 0.0)
-    assert (config.loss.flops_weight > 0) == row.model.startswith("adafuse")
+    assert (config.loss.flops_weight > 0) == row.model.startswith(("adafuse", "arnet"))
     head, _, rest = path.read_text().partition("\n")
     assert head.endswith(f" on {DATA_SETS[row.data]}.")
     assert f"{row.top1:g}% top-1" in rest and f" {row.gmacs:g} GMACs per clip" in rest

@@ -79,9 +79,11 @@ def test_table_of_models(row):
 
 
 def test_all_families_and_backbones_are_named():
-    named = re.search(r"Every\sfamily \((.*?)\) comes with (.*?)\.", README, re.DOTALL)
-    families, backbones = (re.findall(r"`(\w+)`", part) for part in named.groups())
-    assert {f"{f}_{b}" for f in families for b in backbones} == set(adafuse_jax.list_models())
+    named = set()
+    for families, backbones in re.findall(r"^- (`[^:]*`): with ((?:`\w+`,?\s*)+)", README, re.MULTILINE):
+        families, backbones = (re.findall(r"`(\w+)`", part) for part in (families, backbones))
+        named |= {f"{f}_{b}" for f in families for b in backbones}
+    assert named == set(adafuse_jax.list_models())
 
 
 def test_flags_and_files_exist():
