@@ -106,7 +106,8 @@ def write(task: Task, tick: Callable[[], None] = lambda: None) -> Report:
     serializer = tfds.core.ExampleSerializer(stored.get_serialized_info())
     fresh = task.path.with_name(f".{task.path.name}.{os.getpid()}")
     clips, seconds, rejected = 0, 0.0, []
-    writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1")  # as TFDS and Grain want it
+    # Groups of one as TFDS and Grain want it; JPEGs don't shrink, and reading would undo it for every clip.
+    writer = array_record_module.ArrayRecordWriter(str(fresh), "group_size:1,uncompressed")
     try:
         try:
             for item in task.items:

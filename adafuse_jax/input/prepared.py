@@ -46,7 +46,7 @@ def nearest(wanted: Sequence[int], stored: Sequence[int]) -> Int[np.ndarray, " T
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A prepared clip, its frames still JPEGs."""
+    """A prepared clip, its frames still JPEGs; those that nobody asks for are never copied."""
 
     name: str
     label: int
@@ -54,17 +54,18 @@ class Record:
     frame_indices: Int[np.ndarray, " M"]
     frames: Sequence[bytes]
 
-    def read_frames(self, choose: Callable[[int], Sequence[int]]) -> list[decode.Image]:
+    def read_frames(self, choose: Callable[[int], Sequence[int]], fast: bool = False) -> list[decode.Image]:
         """The chosen frames in RGB; only they are decoded.
 
         Args:
             choose: given N of the original clip, the wanted indices in 0..N-1.
+            fast: see `decode.decode_image`.
 
         Raises:
             UnreadableClip: for a broken JPEG.
         """
         places = nearest(choose(self.num_frames), self.frame_indices).tolist()
-        images = {i: decode.decode_image(self.frames[i], Path(self.name)) for i in set(places)}
+        images = {i: decode.decode_image(self.frames[i], Path(self.name), fast) for i in set(places)}
         return [images[i] for i in places]
 
 
@@ -95,7 +96,9 @@ class PreparedClips:
             if not path.exists():
                 raise UserError(f"prepared data {directory}: expected the shard {path.name}, found none")
         self.class_names = info.features["label"].names
-        self._records = builder.as_data_source(split, decoders={"frames": _stored_bytes()})
+        raw = _tfds().decode.DeserializeMethod.RAW_BYTES
+        self._records = builder.as_data_source(split, deserialize_method=raw)
+        self._example = _example()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -108,16 +111,19 @@ class PreparedClips:
         """
         try:
             record = self._records[index]
+            if not record:  # what some cut shards give
+                raise ValueError("an empty record")
         except (ValueError, RuntimeError, OSError) as error:
             raise decode.UnreadableClip(
                 self._directory, f"clip {index} of {self._split}: {' '.join(str(error).split())}"
             ) from error
+        fields = self._example.FromString(record).features.feature
         return Record(
-            record["name"].decode(),
-            int(record["label"]),
-            int(record["num_frames"]),
-            np.asarray(record["frame_indices"], int),
-            record["frames"],
+            fields["name"].bytes_list.value[0].decode(),
+            fields["label"].int64_list.value[0],
+            fields["num_frames"].int64_list.value[0],
+            np.array(fields["frame_indices"].int64_list.value),
+            fields["frames"].bytes_list.value,
         )
 
     def __reduce__(self):
@@ -160,11 +166,8 @@ def _tfds():
     return tfds
 
 
-def _stored_bytes():
-    """A decoder of TFDS that leaves the JPEGs as they are."""
+def _example():
+    """The message of a record, tf.train.Example. TFDS's own parsing of it copies every frame."""
+    from tensorflow_datasets.proto import tf_example_pb2
 
-    class StoredBytes(_tfds().decode.SkipDecoding):
-        def decode_batch_example_np(self, serialized):
-            return serialized
-
-    return StoredBytes()
+    return tf_example_pb2.Example

@@ -48,7 +48,7 @@ class VideoList:
         clip, template = self._clips[index], self._data.frame_template
 
         def read_frames(choose):
-            return decode.read_frames(clip, choose, template)
+            return decode.read_frames(clip, choose, template, fast=rng is not None)
 
         return _look(self._data, self._mirrored, read_frames, clip.label, rng)
 
@@ -72,7 +72,11 @@ class Prepared:
                 "config.data.sampling: dense expects data prepared with --max_frames=0, which stores all "
                 f"frames; found {len(clip.frames)} of {clip.num_frames} of {clip.name}"
             )
-        return _look(self._data, self._mirrored, clip.read_frames, clip.label, rng)
+
+        def read_frames(choose):
+            return clip.read_frames(choose, fast=rng is not None)
+
+        return _look(self._data, self._mirrored, read_frames, clip.label, rng)
 
 
 class Shapes:
