@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     predict.set_defaults(run=_predict)
     _add_check_data(commands)
     _add_convert(commands)
+    _add_export(commands)
     table = commands.add_parser(
         "table", help="parameters and cost of the paper's systems, beside the paper's"
     )
@@ -127,6 +128,39 @@ def _convert(args: argparse.Namespace) -> None:
     path = args.out / files.FILE
     weights.save(found.model, path, found.card)
     print(f"written  {path}: {found.card.model}, {found.card.num_classes} classes")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser(
+        "export", help="write a trained model as a file that runs without this package"
+    )
+    export.add_argument("checkpoint", type=Path, help="a run's workdir, or what convert wrote")
+    export.add_argument("--out", type=Path, required=True, help="file to write")
+    export.add_argument(
+        "--format",
+        choices=("stablehlo", "onnx", "safetensors"),
+        default="stablehlo",
+        help="StableHLO of jax.export for CPU, CUDA and TPU; ONNX; or the weights by their published names",
+    )
+    export.add_argument("--stream", action="store_true", help="stablehlo: the step of a stream of frames")
+    export.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    export.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from adafuse_jax import convert, export, weights
+    from adafuse_jax.train import run
+
+    if args.stream and args.format != "stablehlo":
+        raise UserError(f"--stream: expected --format=stablehlo with it, found {args.format}")
+    trained = run.load(args.checkpoint, args.which)
+    if args.format == "safetensors":
+        weights.save(convert.model_of(trained), args.out, convert.card_of(trained))
+    elif args.format == "onnx":
+        export.write(export.onnx(trained), args.out)
+    else:
+        export.write(export.stablehlo(trained, args.stream), args.out)
+    print(f"written  {args.out}")
 
 
 def _option(text: str) -> tuple[str, object]:

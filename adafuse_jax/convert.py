@@ -11,6 +11,7 @@ from flax import nnx
 from adafuse_jax import weights
 from adafuse_jax.config import Data
 from adafuse_jax.errors import UserError
+from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model
 from adafuse_jax.train import run
 from adafuse_jax.train.checkpoint import find
@@ -80,20 +81,7 @@ def convert(
             raise UserError(
                 f"checkpoint {source}: expected model {model!r}, found {trained.config.model.name!r}"
             )
-        parts = trained.parts
-        made = put_together(parts.graph, jax.device_get(parts.params), jax.device_get(parts.stats))
-        data = trained.config.data
-        if data.name == "moving_shapes":  # drawn to fill the image
-            data = dataclasses.replace(data, resize=data.image_size)
-        card = weights.Card(
-            made.name,
-            made.num_classes,
-            made.options,
-            cards.input_of(data),
-            class_names=trained.class_names,
-            source=f"{source}, step {trained.step}",
-        )
-        return Converted(made, _with(card, own), None)
+        return Converted(model_of(trained), _with(card_of(trained), own), None)
     found = files.read(source)
     card = found.card
     if card is None:
@@ -110,6 +98,27 @@ def convert(
     fitted = fit.fit(made, found.arrays, allow_missing)
     fit.fill(fitted)
     return Converted(made, _with(card, own), fitted)
+
+
+def model_of(trained: run.Trained) -> Recognizer:
+    """The model of a checkpoint, with its weights."""
+    parts = trained.parts
+    return put_together(parts.graph, jax.device_get(parts.params), jax.device_get(parts.stats))
+
+
+def card_of(trained: run.Trained) -> weights.Card:
+    """The card of a checkpoint's weights."""
+    config, data = trained.config, trained.config.data
+    if data.name == "moving_shapes":  # drawn to fill the image
+        data = dataclasses.replace(data, resize=data.image_size)
+    return weights.Card(
+        config.model.name,
+        data.num_classes,
+        dict(config.model.options),
+        cards.input_of(data),
+        class_names=trained.class_names,
+        source=f"{trained.path}, step {trained.step}",
+    )
 
 
 def _with(card: weights.Card, given: Mapping[str, Any]) -> weights.Card:

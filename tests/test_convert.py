@@ -48,7 +48,7 @@ def test_a_run_converted_is_the_run(workdir, converted):
     assert after.class_names == NAMES
     assert after.config.model == before.config.model
     card = weights.read(converted).card
-    assert (card.licence, card.source) == ("MIT", f"{workdir}, step 1")
+    assert (card.licence, card.source) == ("MIT", f"{workdir / FOLDER / '1'}, step 1")
     assert run.evaluate_checkpoint(CONFIG, workdir) == run.evaluate_checkpoint(CONFIG, converted) | {
         "step": 1
     }

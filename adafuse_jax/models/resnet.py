@@ -99,11 +99,13 @@ class ResidualBlock(nnx.Module):
         if partitions is not None:
             self.conv1 = GatedConv(self.conv1, partitions)
         self.fusion: Decider | None = nnx.data(None)
+        # What a stream, which has one frame at a time, puts in place of the shift over a clip.
+        self.shifter: nnx.Module | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
-        shifted = x if self.shift is None else SHIFTS[self.shift](x)
+        shifted = x if self.shift is None else (self.shifter or SHIFTS[self.shift])(x)
         policy = None
         if isinstance(self.conv1, GatedConv):
             out, policy = self.conv1(shifted, train)
