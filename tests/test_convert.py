@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import chex
 import jax
@@ -52,6 +53,33 @@ def test_a_run_converted_is_the_run(workdir, converted):
     assert run.evaluate_checkpoint(CONFIG, workdir) == run.evaluate_checkpoint(CONFIG, converted) | {
         "step": 1
     }
+
+
+def test_a_run_is_loaded_as_it_is(workdir):
+    wanted = run.load(workdir).parts
+    for path in (workdir, workdir / FOLDER):
+        model = weights.load(run.make_model(CONFIG), path)
+        _, params, stats = states.take_apart(model)
+        chex.assert_trees_all_equal((params, stats), (wanted.params, wanted.stats))
+    other = create_model("tsn_tiny", num_classes=5)
+    with pytest.raises(
+        UserError, match=r"fusion\.\S+: expected no such.* fc\.bias: expected \(5,\), found \(12,\)"
+    ):
+        weights.load(other, workdir)
+    weights.load(other, workdir, ("policy", "head"))
+    np.testing.assert_array_equal(
+        other.backbone.conv1.kernel[...], wanted.params["backbone"]["conv1"]["kernel"]
+    )
+
+
+def test_a_damaged_run_is_one_error(workdir, tmp_path):
+    shutil.copytree(workdir, tmp_path / "run")
+    for file in (tmp_path / "run" / FOLDER / "1" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match="expected a complete checkpoint, found: ") as error:
+        weights.load(run.make_model(CONFIG), tmp_path / "run")
+    assert "\n" not in str(error.value)
 
 
 def test_a_contradicting_config_is_an_error(converted):

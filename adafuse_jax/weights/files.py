@@ -9,7 +9,7 @@ import numpy as np
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.recognizer import Recognizer
-from adafuse_jax.weights import fit, torch_file
+from adafuse_jax.weights import fit, run_dir, torch_file
 from adafuse_jax.weights.card import Card
 from adafuse_jax.weights.torch_file import MAX_BYTES
 
@@ -53,11 +53,11 @@ def read(path: str | Path, max_bytes: int = MAX_BYTES) -> Weights:
 
 
 def load(model: Recognizer, path: str | Path, allow_missing: Iterable[str] = ()) -> Recognizer:
-    """Fills a model from a file of weights.
+    """Fills a model from a file of weights, or from a run's latest checkpoint.
 
     Args:
         model: from `create_model`; changed in place, but only if everything fits.
-        path: see `read`.
+        path: see `read`; or a run's workdir.
         allow_missing: see `from_torch`.
 
     Returns:
@@ -66,6 +66,11 @@ def load(model: Recognizer, path: str | Path, allow_missing: Iterable[str] = ())
     Raises:
         UserError: as `read` and `from_torch`.
     """
+    path = Path(path)
+    checkpoint = None if (path / FILE).exists() else run_dir.latest(path)
+    if checkpoint is not None:
+        run_dir.fill(model, checkpoint, allow_missing)
+        return model
     return fit.from_torch(model, read(path).arrays, allow_missing)
 
 
