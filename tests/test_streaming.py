@@ -9,6 +9,7 @@ from helpers import filled, quick_jit
 
 from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
+from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.streaming import Stream
 
 # Every way to remember, and every backbone.
@@ -55,7 +56,12 @@ def test_a_stream_is_the_clip(name, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adafuse_tsn_r18", "adafuse_tsn_r50", "adafuse_tsn_inc", "adafuse_tsn_b0"])
 def test_a_stream_of_the_published_sizes_is_the_clip(name):
-    assert_a_stream_is_the_clip(create_model(name, num_classes=4), frames(size=64)[:1, :3])
+    model = create_model(name, num_classes=4)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, TemporalFusion):  # else all actions are about equally likely
+            module.fc0.kernel[...] *= 100
+            module.fc1.kernel[...] *= 100
+    assert_a_stream_is_the_clip(model, frames(size=64)[:1, :3])
 
 
 def test_streams_start_anew_each_for_itself():

@@ -51,9 +51,9 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     names = sources.class_names(config.data)
     optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
     rate = schedule(config.optimizer, per_epoch, total)
-    claim(workdir, config)
     if not holds_checkpoint(workdir / FOLDER):
         parts = start(config, parts)
+    claim(workdir, config)
     state = jax.device_put(
         states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
     )
