@@ -93,12 +93,15 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         help="of the model, as stride_in_1x1=true",
     )
     convert.add_argument(
-        "--allow_missing", default="", help="of policy,head: what may be missing or another task's"
+        "--allow_missing",
+        "--allow-missing",
+        default="",
+        help="of policy,head: what may be missing or another task's",
     )
     convert.add_argument("--class_names", type=Path, help="text file, a name a line, in label order")
     convert.add_argument("--licence", default="", help="of the weights")
     convert.add_argument("--origin", default="", help="where they come from; default: the file's name")
-    convert.add_argument("--dry_run", action="store_true", help="only print what goes where")
+    convert.add_argument("--dry_run", "--dry-run", action="store_true", help="only print what goes where")
     convert.set_defaults(run=_convert)
 
 
