@@ -32,8 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss.flops_weight = 0.5
 
-    config.train.epochs = 10.0
+    config.train.epochs = 8.0
     config.train.batch_size = 8
     config.train.eval_batch_size = 16
-    config.train.eval_every_epochs = 5.0
+    config.train.eval_every_epochs = 4.0
     return config
