@@ -1,9 +1,9 @@
 r"""AdaFuse-TSN, ResNet-50 (v1), from ImageNet weights on 246 clips of people in the dark (ARID).
 
-Not from the paper. Reaches, seed 0: 20.8% top-1 at 4.84 of 6.20 GMACs after 36 minutes on 2 busy CPU cores; TSN
-8.3% at 5.70 (20.8% halfway); AdaFuse from scratch 19.8% at 4.89 (5 epochs). Chance is 16.7%: each class's training
-clips are of scenes that no validation clip shows, and that is what is learnt (84% of the training clips; a linear
-classifier on the ImageNet features: 100% of them, 15% of the validation clips).
+Not from the paper. Reaches, seed 0: 20.8% top-1 at 4.84 of 6.20 GMACs after 36 minutes on 2 busy CPU cores;
+TSN 8.3% at 5.70 (20.8% halfway); AdaFuse from scratch 19.8% at 4.89 (5 epochs). Chance is 16.7%: a class's
+training clips are, by their names, of 2 to 4 recordings, and those are learnt (84% of the training clips; a
+linear classifier on ImageNet features: 100% of them, 15% of the validation clips).
 
 WEIGHTS: ImageNet ResNet-50 of version 1, torchvision's names.
 
