@@ -25,13 +25,21 @@ MODE = flags.DEFINE_enum(
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: the workdir of a run; default: --workdir.")
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "eval: which checkpoint of it.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Several processes: HOST:PORT of the first, or 'auto' (SLURM, Open MPI, TPU pods, GKE).",
+)
+PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many there are.")
+PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
 
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import loop
+    from adafuse_jax.train import hosts, loop
     from adafuse_jax.train import run as runs
 
+    hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs") / name)
     if MODE.value == "train":
@@ -41,6 +49,8 @@ def run(config: Config) -> None:
         result = loop.train(config, workdir)
     else:
         result = runs.evaluate_checkpoint(config, Path(CHECKPOINT.value or workdir), WHICH.value)
+    if not hosts.writes():
+        return
     print(summary.evaluation(result))
     if MODE.value == "train":
         written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl"

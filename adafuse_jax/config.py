@@ -107,6 +107,14 @@ class Train:
 
     epochs: float = 50.0
     batch_size: int = 64  # clips, over all devices
+    accumulate: int = 1  # parts a batch goes through the model in, for 1/accumulate of the memory
+    # Clips over which BatchNorm takes its statistics; published: the 16 on each device. 0: all that go
+    # through the model together.
+    norm_clips: int = 0
+    # Moving average of the weights, d * old + (1 - d) * new each step, such as 0.9999; 0: none. Evaluated
+    # beside the weights themselves; what a checkpoint is used with.
+    ema_decay: float = 0.0
+    max_skipped_steps: int = 10  # in a row, for a loss or gradient that isn't finite, before a run stops
     eval_batch_size: int = 64
     eval_every_epochs: float = 1.0
     log_every_steps: int = 20
@@ -213,19 +221,21 @@ _RANGES = (
         lambda value: value > 0,
         "data.num_classes data.num_frames data.image_size data.resize data.threads data.train_clips "
         "data.val_clips data.test_clips data.max_value optimizer.learning_rate train.epochs train.batch_size "
-        "train.eval_batch_size train.eval_every_epochs train.log_every_steps",
+        "train.eval_batch_size train.eval_every_epochs train.log_every_steps train.accumulate",
     ),
     (
         "0 or more",
         lambda value: value >= 0,
         "optimizer.weight_decay optimizer.bias_lr_multiplier optimizer.clip_norm optimizer.warmup_epochs "
-        "loss.flops_weight loss.uniform_weight loss.threshold_weight train.checkpoint_every_steps",
+        "loss.flops_weight loss.uniform_weight loss.threshold_weight train.checkpoint_every_steps "
+        "train.norm_clips train.max_skipped_steps",
     ),
     (
         "0 to 1",
         lambda value: 0 <= value <= 1,
         "data.flip data.max_bad_share optimizer.momentum optimizer.decay_factor loss.label_smoothing",
     ),
+    ("0 or more and less than 1", lambda value: 0 <= value < 1, "train.ema_decay"),
     ("0 or more and less than 2**32", lambda value: 0 <= value < 2**32, "train.seed"),
     ("3 numbers, one a colour", lambda value: len(value) == 3, "data.mean data.std"),
     ("more than 0 for each colour", lambda value: all(v > 0 for v in value), "data.std"),

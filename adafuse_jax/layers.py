@@ -48,7 +48,8 @@ class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, with PyTorch's running statistics.
 
     `momentum` is the share of their old value that stays, 1 - PyTorch's; `epsilon` is added to the variance.
-    Without `affine` it has neither scale nor bias to learn.
+    Without `affine` it has neither scale nor bias to learn. Training takes the statistics of each of `groups`
+    parts of the batch alone (`set_norm_groups`).
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class BatchNorm(nnx.Module):
         epsilon: float = norm.EPSILON,
         rngs: nnx.Rngs | None = None,
     ):
-        self.momentum, self.epsilon = momentum, epsilon
+        self.momentum, self.epsilon, self.groups = momentum, epsilon, 1
         self.scale = nnx.Param(jnp.ones(features)) if affine else nnx.data(None)
         self.bias = nnx.Param(jnp.zeros(features)) if affine else nnx.data(None)
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -78,14 +79,24 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*n c"], train: bool = False) -> Float[Array, "*n c"]:
         statistics = self.running
         if train:
-            statistics = norm.moments(x)
+            statistics = norm.moments(x, self.groups)
             self.update(statistics, x.size // x.shape[-1])
         if self.scale is None:
-            mean, _ = statistics
+            mean, _ = self.running
             scale, bias = jnp.ones_like(mean), jnp.zeros_like(mean)
         else:
             scale, bias = self.scale[...], self.bias[...]
         return norm.normalize(x, statistics, scale, bias, self.epsilon)
+
+
+def set_norm_groups(model: nnx.Module, groups: int) -> None:
+    """Makes every `BatchNorm` in a model take a batch's statistics over each of `groups` parts of it alone.
+
+    The parts are consecutive clips; they must divide the batch. Evaluation doesn't change.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            module.groups = groups
 
 
 class TemporalFusion(nnx.Module):
@@ -170,7 +181,7 @@ class TemporalFusion(nnx.Module):
             self.fc1.bias[...],
         )
         seen = policy.seen(v, before, self.actions)
-        logits, statistics = policy.logits(seen, mlp, None if train else self.bn.running)
+        logits, statistics = policy.logits(seen, mlp, None if train else self.bn.running, self.bn.groups)
         if train:
             self.bn.update(statistics, v.size // v.shape[-1])
         return policy.log_policy(logits, len(self.actions))

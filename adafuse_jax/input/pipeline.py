@@ -12,6 +12,7 @@ of a single process, so a run may also go on with another number of processes.
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -53,13 +54,14 @@ class Batches(Iterator[Batch]):
         self._iterator = iter(self._dataset)
         grain.experimental.set_next_index(self._iterator, batches)
 
-    def get_state(self) -> dict[str, int]:
-        """The position, as JSON can hold it."""
-        return {"position": self.position}
+    def get_state(self) -> dict[str, Any]:
+        """The position and the indices of the unreadable clips so far, as JSON can hold them."""
+        return {"position": self.position, "bad": sorted(self.bad)}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state that `get_state` gave."""
         self.position = state["position"]
+        self.bad = dict.fromkeys(state["bad"], "reported before")
 
     def __next__(self) -> Batch:
         """The next batch.

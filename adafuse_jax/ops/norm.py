@@ -1,4 +1,8 @@
-"""Batch normalisation as PyTorch computes it (its running variance is the unbiased one)."""
+"""Batch normalisation as PyTorch computes it (its running variance is the unbiased one).
+
+Over the whole batch, or over each of several groups of its clips alone, as one process a device with a batch
+of its own does it: the published runs took their statistics over 16 clips (reference.md, "Optimiser").
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +11,16 @@ from jaxtyping import Array, Float
 EPSILON = 1e-5
 MOMENTUM = 0.9  # share of the old running value that stays; 0.1 in PyTorch's sense
 
-Moments = tuple[Float[Array, " c"], Float[Array, " c"]]
+Moments = tuple[Float[Array, "*groups c"], Float[Array, "*groups c"]]
 
 
-def moments(x: Float[Array, "*n c"]) -> Moments:
-    """Mean and biased variance over all axes but the last, in float32 at least."""
+def moments(x: Float[Array, "*n c"], groups: int = 1) -> Moments:
+    """Mean and biased variance over all axes but the last, in float32 at least.
+
+    With several groups one row for each: the first part of the leading axis, the second, and so on.
+    """
+    if groups > 1:
+        return jax.vmap(moments)(_parts(x, groups))
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)
@@ -25,14 +34,24 @@ def normalize(
     bias: Float[Array, " c"],
     epsilon: float = EPSILON,
 ) -> Float[Array, "*n c"]:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, in the type of x."""
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, in the type of x; see `moments` for groups."""
     mean, var = statistics
+    if mean.ndim > 1:
+        one = jax.vmap(lambda part, its: normalize(part, its, scale, bias, epsilon))
+        return one(_parts(x, len(mean)), statistics).reshape(x.shape)
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return (x * factor + (bias - mean * factor)).astype(x.dtype)
 
 
 def update(running: Moments, batch: Moments, count: int, momentum: float = MOMENTUM) -> Moments:
-    """Running statistics after a batch whose moments were taken over `count` values a channel."""
+    """Running statistics after a batch whose moments were taken over `count` values a channel.
+
+    Of groups the mean of their moments counts. (PyTorch's DataParallel keeps those of the first group: the
+    same on average, noisier.)
+    """
+    if batch[0].ndim > 1:
+        count //= len(batch[0])
+        batch = jax.tree.map(lambda moment: moment.mean(0), batch)
     unbiased = count / max(count - 1, 1)
     old_mean, old_var = running
     mean, var = jax.lax.stop_gradient(batch)
@@ -40,3 +59,7 @@ def update(running: Moments, batch: Moments, count: int, momentum: float = MOMEN
         momentum * old_mean + (1 - momentum) * mean,
         momentum * old_var + (1 - momentum) * unbiased * var,
     )
+
+
+def _parts(x: Float[Array, "..."], groups: int) -> Float[Array, "..."]:
+    return x.reshape(groups, -1, *x.shape[1:])

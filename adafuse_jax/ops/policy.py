@@ -62,11 +62,14 @@ def seen(
 
 
 def logits(
-    v: Float[Array, "*b i"], mlp: MLP, running: norm.Moments | None
+    v: Float[Array, "*b i"], mlp: MLP, running: norm.Moments | None, norm_groups: int = 1
 ) -> tuple[Float[Array, "*b o"], norm.Moments]:
-    """fc1(ReLU(BN(fc0(v)))) and the moments that were used: `running`, or the batch's where it is None."""
+    """fc1(ReLU(BN(fc0(v)))) and the moments that were used: `running`, or the batch's where it is None.
+
+    The batch's may be those of groups of its clips, see `norm.moments`.
+    """
     hidden = v @ mlp.kernel0 + mlp.bias0
-    statistics = norm.moments(hidden) if running is None else running
+    statistics = norm.moments(hidden, norm_groups) if running is None else running
     hidden = jax.nn.relu(norm.normalize(hidden, statistics, mlp.scale, mlp.shift))
     return hidden @ mlp.kernel1 + mlp.bias1, statistics
 

@@ -1,10 +1,15 @@
-"""Checkpoints of a run: the latest and the best, written by Orbax in the background, each whole or absent."""
+"""Checkpoints of a run: the latest two and the best, written by Orbax in the background, whole or absent.
+
+Of several processes all call alike; Orbax lets each array be written once.
+"""
 
 import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +19,9 @@ import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from adafuse_jax.errors import UserError
+from adafuse_jax.train import faults, hosts
+
+_log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"  # inside a run's workdir; holds a folder a step
 
@@ -37,28 +45,35 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the latest, and the best by top-1; older ones are deleted.
+    """The checkpoints in a folder: the latest two, and the best by top-1; older ones are deleted.
 
     Of equal top-1 the later counts as best; a checkpoint without top-1 counts as worse than any with one.
     A checkpoint is written in the background to a temporary folder that is renamed when complete.
 
     Args:
         directory: the folder of the checkpoints, made where missing; to read, also the workdir around it.
-        write: False to read only: nothing is made or cleaned up, another process may be writing.
+        write: False to read only: nothing is made or cleaned up, another process may be writing. To write,
+            checkpoints that can't be read (a disk that was full, a file cut short) are first renamed to
+            STEP.unreadable and told of, so that the run goes on from the latest that can.
 
     Raises:
-        UserError: to read, where there is no checkpoint; where one there can't be read.
+        UserError: to read, where there is no checkpoint; where one there can't be read; to write, where there
+            are checkpoints but none that can be read.
     """
 
     def __init__(self, directory: str | os.PathLike, write: bool = True):
         self.directory = (pathlib.Path(directory) if write else find(directory)).absolute()
+        if write:
+            if hosts.writes():
+                _set_aside_unreadable(self.directory)
+            hosts.wait("unreadable checkpoints set aside")
         best = checkpoint_managers.BestN(get_metric_fn=_top1, n=1)
         options = ocp.CheckpointManagerOptions(
             create=write,
             cleanup_tmp_directories=write,
             best_fn=_top1,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [checkpoint_managers.LatestN(1), best]
+                [checkpoint_managers.LatestN(2), best]
             ),
         )
         handlers = {
@@ -80,16 +95,17 @@ class Checkpoints:
             meta: what JSON can hold: the config, the name of the model (as "model"), metrics, version.
             data_position: where the data goes on; anything JSON can hold.
             metric: top-1, where this state was evaluated.
+
+        Raises:
+            UserError: where this one, or the one before in the background, couldn't be written.
         """
         # Checked here, as the background writer would fail out of sight.
         meta, data = json.loads(json.dumps(dict(meta))), json.loads(json.dumps({"position": data_position}))
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
-            ),
-            metrics={"top1": metric},
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
         )
+        with _written(self.directory):
+            saved = self._manager.save(step, args=args, metrics={"top1": metric})
         if not saved:
             latest = self._manager.latest_step()
             raise ValueError(f"checkpoint: expected a step after {latest} of {self.directory}, found {step}")
@@ -117,15 +133,35 @@ class Checkpoints:
         step = self._step(which)
         return None if step is None else self._json(step, "meta")
 
+    def latest_step(self) -> int | None:
+        """The step of the latest checkpoint, one being written included; None where there is none."""
+        return self._manager.latest_step()
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint."""
+        with _written(self.directory):
+            self._manager.wait_until_finished()
+            self._manager.delete(step)
+
+    def wait(self) -> None:
+        """Waits until everything is written; raises UserError where something couldn't be."""
+        with _written(self.directory):
+            self._manager.wait_until_finished()
+
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.close()
+        """`wait`, and ends it."""
+        with _written(self.directory):
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, _, error: BaseException | None, __) -> None:
+        try:
+            self.close()
+        except UserError:
+            if error is None:  # else it is the error on its way that tells what happened first
+                raise
 
     def _step(self, which: Which) -> int | None:
         self._manager.wait_until_finished()
@@ -193,11 +229,44 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
     except (RuntimeError, MemoryError):  # the device's trouble, not the file's
         raise
     except Exception as error:  # Orbax raises bare Exceptions
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
             f"checkpoint {path}: expected a complete checkpoint, found one that can't be read"
-            f" ({type(error).__name__}: {reason})"
+            f" ({faults.reason(error)})"
         ) from error
+
+
+@contextlib.contextmanager
+def _written(directory: pathlib.Path) -> Iterator[None]:
+    """What writing raises, at once or later for what went on in the background, as one line to the user."""
+    try:
+        yield
+    except Exception as error:  # Orbax and its storage raise what they like
+        raise UserError(
+            f"checkpoint in {directory}: expected to write it, found {faults.reason(error)}; the run goes on "
+            "from the last whole one when that is put right"
+        ) from error
+
+
+def _set_aside_unreadable(directory: pathlib.Path) -> None:
+    steps = sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
+    unreadable = []
+    for step in steps:
+        try:
+            with _readable(step):
+                for item in ("meta", "data", "metrics"):
+                    json.loads(
+                        (step / item / "metadata" if item != "metrics" else step / item / item).read_text()
+                    )
+                _check_storage(step / "state")
+        except UserError as error:
+            unreadable.append((step, error))
+    for step, error in unreadable:
+        if len(unreadable) == len(steps):
+            raise error
+        aside = step.with_name(step.name + ".unreadable")
+        _log.warning("%s: set aside as %s", error, aside.name)
+        shutil.rmtree(aside, ignore_errors=True)
+        step.rename(aside)
 
 
 def _check_storage(state: pathlib.Path) -> None:

@@ -28,14 +28,18 @@ class Logs:
         workdir: folder of the run, made where missing.
         step: last step done by the checkpoint the run goes on from. What was written for later steps
             goes, as the run will do them again; everything goes with None, a run from its start.
+        write: False for a process that leaves the writing to another: nothing is touched.
 
     Raises:
         UserError: where a line of the existing file, the last aside, isn't JSON.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int | None = None):
+    def __init__(self, workdir: str | os.PathLike, step: int | None = None, write: bool = True):
         self.path = pathlib.Path(workdir) / FILE
         self.events = pathlib.Path(workdir) / EVENTS
+        self._lines = self._events = None
+        if not write:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             _drop_after(self.path, step)
@@ -43,17 +47,39 @@ class Logs:
         self._events = SummaryWriter(str(self.events), purge_step=0 if step is None else step + 1)
 
     def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
-        """Writes one line, and each number as the TensorBoard scalar `split`/name; mappings may nest."""
+        """Writes one line, and each number as the TensorBoard scalar `split`/name; mappings may nest.
+
+        Raises:
+            UserError: where it can't be written, or the file is gone (see `check`).
+        """
+        if self._lines is None:
+            return
+        self.check()
         line = {"step": int(step), "split": split, "time": time.time(), **_plain(scalars)}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise UserError(f"{self.path}: expected to write to it, found: {error.strerror}") from error
         for name, value in _flat(split, scalars):
             self._events.add_scalar(name, value, step)
 
+    def check(self) -> None:
+        """Raises UserError where the file isn't the one that was opened: what is written would be lost."""
+        if self._lines is None:
+            return
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self._lines.fileno()))
+        except OSError:
+            there = False
+        if not there:
+            raise UserError(f"{self.path}: expected the file of this run, found it moved or deleted")
+
     def close(self) -> None:
         """Ends both files; what was written before is safe without it."""
-        self._lines.close()
-        self._events.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._events.close()
 
     def __enter__(self) -> "Logs":
         return self
@@ -75,6 +101,7 @@ class Progress:
         file: where to write.
         seconds: shortest time between two states; by default 0.2 on a terminal, else 20.
         delay: seconds before it appears at all; for what is usually short.
+        write: False for a process that leaves the writing to another.
     """
 
     def __init__(
@@ -86,11 +113,13 @@ class Progress:
         file: TextIO | None = None,
         seconds: float | None = None,
         delay: float = 0.0,
+        write: bool = True,
     ):
         file = file or sys.stderr
         terminal = file.isatty()
         self._bar = tqdm.tqdm(
             desc=name,
+            disable=not write,
             total=steps,
             initial=done,
             unit=" clips",

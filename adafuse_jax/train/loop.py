@@ -11,16 +11,16 @@ import jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, sources
-from adafuse_jax.train import mesh
+from adafuse_jax.train import faults, hosts, mesh
 from adafuse_jax.train import state as states
-from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
+from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, Restored, holds_checkpoint
 from adafuse_jax.train.logs import Logs, Progress
 from adafuse_jax.train.losses import flops_weight_at
-from adafuse_jax.train.metrics import Metrics
 from adafuse_jax.train.optim import make_optimizer, schedule
 from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta, start
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
+from adafuse_jax.train.window import Window
 
 _log = logging.getLogger(__name__)
 
@@ -38,113 +38,157 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
 
     Raises:
         UserError: for a config that can't be run, a workdir of another run, unreadable clips beyond the
-            set share, or a loss that isn't finite.
+            set share, weights or a loss that stay useless, a device without memory, a full disk.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the step under way is saved.
     """
-    parts = build(config, devices)
-    per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
-    total = max(1, round(config.train.epochs * per_epoch))
-    data = pipeline.make_train(
-        config, batch_size=config.train.batch_size, seed=config.train.seed, **mesh.processes()
-    )
-    sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
-    names = sources.class_names(config.data)
-    optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
-    rate = schedule(config.optimizer, per_epoch, total)
-    if not holds_checkpoint(workdir / FOLDER):
-        parts = start(config, parts)
-    claim(workdir, config)
-    state = jax.device_put(
-        states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
-    )
-    with Checkpoints(workdir / FOLDER) as checkpoints:
-        restored = checkpoints.restore_latest(state, config.model.name)
-        if restored:
-            state = restored.state
-            data.set_state(restored.data)
-            _log.info("going on from step %d of %d in %s", restored.step, total, workdir)
-            if restored.step > total:
-                raise UserError(
-                    f"workdir {workdir}: expected a run of at most {total} steps, found one of "
-                    f"{restored.step}; have the clips of config.data.train_list changed?"
+    with Stop() as stop, faults.told(config):
+        parts = build(config, devices)
+        per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
+        total = max(1, round(config.train.epochs * per_epoch))
+        data = pipeline.make_train(
+            config, batch_size=config.train.batch_size, seed=config.train.seed, **mesh.processes()
+        )
+        sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
+        names = sources.class_names(config.data)
+        optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
+        rate = schedule(config.optimizer, per_epoch, total)
+        if not holds_checkpoint(workdir / FOLDER):
+            parts = start(config, parts)
+        state = jax.device_put(
+            states.initial(parts.params, parts.stats, optimizer, config.train.ema_decay),
+            mesh.replicated(parts.devices),
+        )
+        with claim(workdir, config), Checkpoints(workdir / FOLDER) as checkpoints:
+            restored = checkpoints.restore_latest(state, config.model.name)
+            if restored:
+                state = restored.state
+                data.set_state(restored.data)
+                _log.info("going on from step %d of %d in %s", restored.step, total, workdir)
+                if restored.step > total:
+                    raise UserError(
+                        f"workdir {workdir}: expected a run of at most {total} steps, found one of "
+                        f"{restored.step}; have the clips of config.data.train_list changed?"
+                    )
+                if restored.step == total and restored.meta["metrics"]:
+                    _log.info("this run was finished before; nothing is left to train")
+                    return restored.meta["metrics"]
+            with Logs(workdir, restored.step if restored else None, write=hosts.writes()) as logs:
+                runner = _Runner(
+                    config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs, stop
                 )
-            if restored.step == total and restored.meta["metrics"]:
-                _log.info("this run was finished before; nothing is left to train")
-                return restored.meta["metrics"]
-        with Logs(workdir, restored.step if restored else None) as logs:
-            runner = _Runner(config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs)
-            return runner.run(state)
+                return runner.run(state, restored)
 
 
 class _Runner:
     """The loop itself, over what `train` has set up."""
 
     def __init__(
-        self, config: Config, parts: Parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs
+        self,
+        config: Config,
+        parts: Parts,
+        names,
+        total,
+        per_epoch,
+        optimizer,
+        rate,
+        data,
+        checkpoints,
+        logs,
+        stop,
     ):
         self.config, self.parts, self.names, self.total = config, parts, names, total
         self.rate, self.data, self.checkpoints, self.logs = rate, data, checkpoints, logs
         self.step = make_train_step(parts.graph, config, optimizer, total, parts.devices)
         self.evaluator = Evaluator(config, parts)
         self.eval_every = max(1, round(config.train.eval_every_epochs * per_epoch))
+        self.stop, self.agreed = stop, hosts.Agreement(parts.devices)
+        self.window = Window(config.train.max_skipped_steps)
 
-    def run(self, state: states.State) -> dict[str, Any]:
+    def run(self, state: states.State, restored: Restored | None) -> dict[str, Any]:
+        """All steps that are left after those of the checkpoint `restored`, or all."""
         settings, done = self.config.train, int(state.step)
         every = settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
-        result, pending = None, []
-        with Progress("train", self.total, settings.batch_size, done) as bar, Stop() as stop:
+        result, shown = None, done
+        with Progress("train", self.total, settings.batch_size, done, write=hosts.writes()) as bar:
+            if restored:
+                self.window.set_state(restored.data["window"])
+                if self._evaluates(done) and not restored.meta["metrics"]:  # it was stopped in the middle
+                    result = self._evaluate(done, state)
             for i in range(done + 1, self.total + 1):
                 state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
-                pending.append(metrics)
-                evaluates = i % self.eval_every == 0 or i == self.total
-                asked = stop.asked  # once a step: it may change at any moment
-                saves = evaluates or asked or (every and i % every == 0)
-                # A checkpoint comes after a log: no loss that isn't finite gets that far, and a run that
-                # goes on from it has no step left to log.
-                if i % settings.log_every_steps == 0 or saves:
-                    self._log(i, pending, bar)
-                    pending = []
-                if evaluates:
-                    result = self._evaluate(i, state)
-                elif saves:
-                    self._save(i, state, None)
+                self.window.add(i, metrics)
+                asked = self.agreed(self.stop.asked or 0)  # once a step: it may change at any moment
+                if i % settings.log_every_steps == 0 or self._evaluates(i):
+                    figures = self._log(i)
+                    shown_figures = (figures.get(name) for name in ("loss", "top1", "gmacs_per_clip"))
+                    bar.update(*shown_figures, steps=i - shown)
+                    shown = i
                 if asked:
-                    _log.info("%s: saved after step %d of %d", asked.name, i, self.total)
-                    raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(0)
+                    self._leave(i, state, asked)
+                elif self._evaluates(i):
+                    result = self._evaluate(i, state)
+                elif every and i % every == 0:
+                    self._save(i, state, None)
         return result
 
-    def _log(self, step: int, pending: list[Metrics], bar: Progress) -> None:
-        total, *rest = jax.device_get(pending)
-        for metrics in rest:
-            total = total.merge(metrics)
-        figures = total.compute()
-        self._check_loss(step, figures["loss"])
-        loss = self.config.loss
+    def _evaluates(self, step: int) -> bool:
+        return step > 0 and (step % self.eval_every == 0 or step == self.total)
+
+    def _leave(self, step: int, state: states.State, asked: int) -> None:
+        """Saves and ends: by SystemExit(0), or after Ctrl-C by KeyboardInterrupt."""
+        self._save(step, state, None, at_once=True)
+        self.checkpoints.wait()
+        _log.info("%s: saved after step %d of %d", signal.Signals(asked).name, step, self.total)
+        raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(0)
+
+    def _log(self, step: int) -> dict[str, Any]:
+        total, loss = self.window.take(), self.config.loss
         weight = flops_weight_at(step - 1, self.total, loss.flops_weight, loss.flops_warmup)
-        rates = {"learning_rate": float(self.rate(step - 1)), "flops_weight": float(weight)}
-        self.logs.write(step, "train", {**figures, **rates})
-        bar.update(figures["loss"], figures["top1"], figures["gmacs_per_clip"], steps=len(pending))
+        figures = total.compute() if total.clips else {"clips": 0.0}  # all of them skipped
+        figures |= {"learning_rate": float(self.rate(step - 1)), "flops_weight": float(weight)}
+        figures |= {"skipped_steps": int(total.skipped)}
+        self.logs.write(step, "train", figures)
+        return figures
 
     def _evaluate(self, step: int, state: states.State) -> dict[str, Any]:
-        unreadable = len(self.data.bad)  # since this process began to train, in its own share of the data
-        result = {"step": step, "unreadable_train": unreadable}
-        result |= self.evaluator(state.params, state.stats)
-        self._check_loss(step, result["loss"])
+        def ask():
+            if asked := self.agreed(self.stop.asked or 0):
+                self._leave(step, state, asked)
+
+        result = {"step": step, "unreadable_train": len(self._position()["bad"])}
+        # The averages are what a checkpoint is used with, so theirs is the result.
+        result |= self.evaluator(*(state.ema or (state.params, state.stats)), ask)
+        if state.ema:
+            raw = self.evaluator(state.params, state.stats, ask)
+            result["raw"] = {name: raw[name] for name in ("loss", "top1", "top5", "map", "gmacs_per_clip")}
+        if not math.isfinite(result["loss"]):
+            raise UserError(
+                f"evaluation after step {step}: expected a finite loss, found {result['loss']}; a lower "
+                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) may help"
+            )
         self.logs.write(step, "val", {k: v for k, v in result.items() if k != "step"})
         self._save(step, state, result)
         return result
 
-    def _check_loss(self, step: int, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise UserError(
-                f"step {step}: expected a finite loss, found {loss}; a lower "
-                f"config.optimizer.learning_rate (now {self.config.optimizer.learning_rate}) may help"
-            )
-
-    def _save(self, step: int, state: states.State, result: dict[str, Any] | None) -> None:
+    def _save(
+        self, step: int, state: states.State, result: dict[str, Any] | None, at_once: bool = False
+    ) -> None:
         # Before the efficiency weight is full a net is dearer than it will be, and may score higher: it
         # would stay the best for good.
         comparable = step >= self.config.loss.flops_warmup[1] * self.total
         top1 = result["top1"] if result and comparable else None
-        self.checkpoints.save(step, state, meta(self.config, self.names, result), self.data.get_state(), top1)
+        position = {**self._position(), "window": self.window.get_state()}
+        if self.window.skipped_in_a_row and not result and not at_once:
+            return  # these weights may be the reason: better keep those before
+        if step == self.checkpoints.latest_step():
+            if not result:
+                return
+            self.checkpoints.delete(step)  # saved when its evaluation was stopped; now that is done
+        self.logs.check()
+        self.checkpoints.save(step, state, meta(self.config, self.names, result), position, top1)
+
+    def _position(self) -> dict[str, Any]:
+        """Where the data goes on, and the clips that no process could read so far."""
+        position = self.data.get_state()
+        return {**position, "bad": hosts.union(position["bad"], self.data.num_clips)}

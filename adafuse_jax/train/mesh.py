@@ -25,10 +25,11 @@ def by_clip(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the devices can share a batch evenly."""
-    if batch_size % mesh.size:
-        raise UserError(f"{name}: expected a multiple of the {mesh.size} devices, found {batch_size}")
+def check_batch(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError unless the devices can share each of `parts` of a batch evenly."""
+    if batch_size % (mesh.size * parts):
+        times = f" times {parts} parts" if parts > 1 else ""
+        raise UserError(f"{name}: expected a multiple of the {mesh.size} devices{times}, found {batch_size}")
 
 
 def put(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

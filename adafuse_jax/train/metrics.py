@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.ops import actions as act
@@ -17,7 +17,7 @@ from adafuse_jax.train.losses import clip_cross_entropy, weighted_sum
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["clips", "loss", "top1", "top5", "gmacs", "decisions"],
+    data_fields=["clips", "loss", "top1", "top5", "gmacs", "decisions", "skipped"],
     meta_fields=["sites", "actions"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Metrics:
         gmacs: GMACs spent on the clips under their policies.
         decisions: how often each site (row, in the net's order) took each action (column); a decision is one
             channel of one frame.
+        skipped: steps of training whose loss or gradient wasn't finite; none of their clips count.
         sites: names of the rows.
         actions: names of the columns.
     """
@@ -42,6 +43,7 @@ class Metrics:
     top5: Float[Array, ""]
     gmacs: Float[Array, ""]
     decisions: Float[Array, "sites actions"]
+    skipped: Float[Array, ""]
     sites: tuple[str, ...]
     actions: tuple[str, ...]
 
@@ -75,9 +77,15 @@ class Metrics:
             top5=weighted_sum(hits.sum(-1), weights),
             gmacs=weighted_sum(macs / 1e9, weights),
             decisions=jnp.stack(decisions) if decisions else jnp.zeros((0, len(actions))),
+            skipped=jnp.zeros(()),
             sites=tuple(policies),
             actions=tuple(actions),
         )
+
+    def unless_skipped(self, finite: Bool[Array, ""]) -> "Metrics":
+        """These of a step, or, where it wasn't finite and so was skipped, those of no clip."""
+        kept = jax.tree.map(lambda a: jnp.where(finite, a, 0), self)
+        return dataclasses.replace(kept, skipped=1.0 - finite)
 
     def merge(self, other: "Metrics") -> "Metrics":
         """Metrics of both sets of clips together; the nets must have the same sites and actions."""
@@ -133,6 +141,11 @@ class Scores:
         real = np.asarray(weights) > 0
         self._logits.append(np.asarray(logits, np.float32)[real])
         self._labels.append(np.asarray(labels)[real])
+
+    def unless_skipped(self, finite: Bool[Array, ""]) -> "Metrics":
+        """These of a step, or, where it wasn't finite and so was skipped, those of no clip."""
+        kept = jax.tree.map(lambda a: jnp.where(finite, a, 0), self)
+        return dataclasses.replace(kept, skipped=1.0 - finite)
 
     def merge(self, other: "Scores") -> "Scores":
         """The clips of both."""

@@ -1,12 +1,14 @@
 """What training and evaluation of a config share: the model, the devices, the data and the optimiser."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import logging
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import adafuse_jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, views
+from adafuse_jax.layers import set_norm_groups
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model, options_of
-from adafuse_jax.train import evaluate, mesh
+from adafuse_jax.train import evaluate, hosts, mesh
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
 from adafuse_jax.train.logs import Progress
@@ -53,11 +56,22 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Parts:
         UserError: for an unknown model, a bad option, or a batch that the devices can't share evenly.
     """
     grid = mesh.make(devices)
-    mesh.check_batch("config.train.batch_size", config.train.batch_size, grid)
+    mesh.check_batch("config.train.batch_size", config.train.batch_size, grid, config.train.accumulate)
     mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, grid)
     model = make_model(config)
+    _group_norms(config, model)
     graph, params, stats = states.take_apart(model)
     return Parts(model, graph, params, stats, grid)
+
+
+def _group_norms(config: Config, model: Recognizer) -> None:
+    clips, at_once = config.train.norm_clips, config.train.batch_size // config.train.accumulate
+    if clips and at_once % clips:
+        raise UserError(
+            f"config.train.norm_clips: expected a divisor of the {at_once} clips that go through the model "
+            f"together, found {clips}"
+        )
+    set_norm_groups(model, at_once // clips if clips else 1)
 
 
 def make_model(config: Config) -> Recognizer:
@@ -113,7 +127,7 @@ class Trained:
 
 
 def load(directory: Path, which: str = "best", config: Config | None = None) -> Trained:
-    """Reads a run's checkpoint.
+    """Reads a run's checkpoint: the averaged weights where it has them (`config.train.ema_decay`).
 
     Args:
         directory: the run's workdir or the checkpoints folder in it, or what `adafuse convert` wrote.
@@ -137,19 +151,20 @@ def load(directory: Path, which: str = "best", config: Config | None = None) -> 
         # Its state comes along, so it is the run's optimiser, whatever the config's; the lengths of the
         # schedule don't matter to the shape.
         optimizer = make_optimizer(saved.optimizer, params, 1, sys.maxsize)
-        like = jax.eval_shape(lambda: states.initial(params, stats, optimizer))
+        like = jax.eval_shape(lambda: states.initial(params, stats, optimizer, saved.train.ema_decay))
         like = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=mesh.replicated(grid)), like
         )
         restore = checkpoints.restore_best if which == "best" else checkpoints.restore_latest
         restored = restore(like, config.model.name)
     state = restored.state
+    params, stats = state.ema or (state.params, state.stats)
     return Trained(
         config,
         found["class_names"],
         restored.step,
         checkpoints.directory / str(restored.step),
-        Parts(model, graph, state.params, state.stats, grid),
+        Parts(model, graph, params, stats, grid),
     )
 
 
@@ -198,17 +213,22 @@ class Evaluator:
         self._config, self._parts = config, parts
         self._step = make_eval_step(parts.graph, config, parts.devices)
 
-    def __call__(self, params: states.Tree, stats: states.Tree) -> evaluate.Result:
+    def __call__(
+        self, params: states.Tree, stats: states.Tree, before_each: Callable[[], None] = lambda: None
+    ) -> evaluate.Result:
         """`evaluate.evaluate`, and `unreadable`: clips that couldn't be read (they count nowhere).
 
-        MACs per clip, spent and dense, are those of all its views.
+        MACs per clip, spent and dense, are those of all its views. `before_each` batch something may be done,
+        such as to raise.
         """
         config = self._config
         batches = pipeline.make_eval(config, batch_size=config.train.eval_batch_size, **mesh.processes())
         key = jax.random.key(config.train.seed) if config.train.eval_sampled else None
         size = config.train.eval_batch_size
-        with Progress("eval", math.ceil(batches.num_clips / size), size, delay=10.0) as bar:
-            shown = _each_shown(batches, bar)
+        with Progress(
+            "eval", math.ceil(batches.num_clips / size), size, delay=10.0, write=hosts.writes()
+        ) as bar:
+            shown = _each_shown(batches, bar, before_each)
             result = evaluate.evaluate(self._step, params, stats, shown, self._parts.devices, key)
         frame = self._parts.model.count((config.data.image_size,) * 2)
         dense = frame.dense * config.data.num_frames * views.count(config.data) / 1e9
@@ -216,8 +236,11 @@ class Evaluator:
         return {**result, "dense_gmacs_per_clip": dense, "unreadable": unreadable}
 
 
-def _each_shown(batches: pipeline.Batches, bar: Progress) -> Iterator[pipeline.Batch]:
+def _each_shown(
+    batches: pipeline.Batches, bar: Progress, before_each: Callable[[], None]
+) -> Iterator[pipeline.Batch]:
     for batch in batches:
+        before_each()
         yield batch
         bar.update()
 
@@ -230,29 +253,52 @@ def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") ->
     return {"step": trained.step, **result}
 
 
-def claim(workdir: Path, config: Config) -> None:
-    """Writes the config to the workdir, or checks that the run there has the same one.
+@contextlib.contextmanager
+def claim(workdir: Path, config: Config) -> Iterator[None]:
+    """Holds the workdir for this run alone, and writes its config there or checks that it has the same one.
 
     A run that never got to a checkpoint is lost anyway, so another may take its place.
 
     Raises:
-        UserError: naming the first setting that differs from the run that the workdir holds, or for a
-            workdir that can't be written to.
+        UserError: naming the first setting that differs from the run that the workdir holds, for a workdir
+            that another process is training in, or one that can't be written to.
     """
     path = workdir / CONFIG_FILE
     # Through JSON, so that tuples compare as the lists they are read back as.
     wanted = json.loads(json.dumps(config.to_dict()))
+    lock = None
     try:
         if path.exists():
             _check_same(workdir, wanted, path.read_bytes())
-        workdir.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-        os.replace(fresh, path)
+        hosts.wait("configs compared")  # before one of the processes writes its own
+        if hosts.writes():
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock = _lock(workdir)
+            fresh = path.with_suffix(".tmp")
+            fresh.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+            os.replace(fresh, path)
     except OSError as error:
         raise UserError(
             f"workdir {workdir}: expected a folder to write to, found: {error.strerror}"
         ) from error
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(workdir: Path) -> int:
+    """Holds the folder until the descriptor is closed, or the process ends in whatever way."""
+    lock = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"workdir {workdir}: expected none to train in it, found another process") from None
+    except OSError:  # a file system without locks: nothing to hold on to
+        pass
+    return lock
 
 
 def _check_same(workdir: Path, wanted: dict[str, Any], found: bytes) -> None:

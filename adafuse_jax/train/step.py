@@ -15,7 +15,7 @@ from adafuse_jax.config import Config, Data
 from adafuse_jax.models.recognizer import Output, Recognizer
 from adafuse_jax.train import losses, mesh
 from adafuse_jax.train.metrics import Metrics
-from adafuse_jax.train.state import State, Tree, put_together, running_statistics
+from adafuse_jax.train.state import State, Tree, averaged, put_together, running_statistics
 
 Batch = dict[str, jax.Array]
 
@@ -81,8 +81,16 @@ def make_train_step(
     """The compiled step (state, batch, key of the run) -> (state, metrics); the state is donated.
 
     Its randomness is `fold_in(key, step)`, whatever the number of devices. BatchNorm's statistics are
-    those of the whole batch, over all devices.
+    those of the whole batch, over all devices, or of groups of `config.train.norm_clips`.
+
+    With `config.train.accumulate` = n the batch goes through the model in n parts, part m of the clips m,
+    m + n, m + 2n ...: each has its own BatchNorm statistics and random key (`fold_in` with m), and the step
+    takes the mean of their gradients, weighted by their clips: 1/n of the memory.
+
+    A step whose loss or gradient isn't finite changes nothing but its number, and its metrics count nothing
+    but one `skipped`.
     """
+    parts = config.train.accumulate
 
     def loss_of(params: Tree, stats: Tree, batch: Batch, key: jax.Array, step: jax.Array):
         model = put_together(graph, params, stats)
@@ -99,14 +107,37 @@ def make_train_step(
         )
         return loss, (running_statistics(model), measure(model, out, cost, batch))
 
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
+
+    def accumulated(params: Tree, stats: Tree, batch: Batch, key: jax.Array, step: jax.Array):
+        clips = jnp.maximum(batch["weight"].sum(), 1)
+
+        def part(carry, m_and_batch):
+            (loss, stats, grads), (m, batch) = carry, m_and_batch
+            (its_loss, (stats, metrics)), its_grads = gradient(
+                params, stats, batch, jax.random.fold_in(key, m), step
+            )
+            share = batch["weight"].sum() / clips
+            grads = jax.tree.map(lambda total, g: total + share * g, grads, its_grads)
+            return (loss + share * its_loss, stats, grads), metrics
+
+        # Clip by clip in turn, so that each device has a share of every part.
+        split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+        start = (jnp.zeros(()), stats, jax.tree.map(jnp.zeros_like, params))
+        (loss, stats, grads), metrics = jax.lax.scan(part, start, (jnp.arange(parts), split))
+        return (loss, (stats, jax.tree.map(lambda a: a.sum(0), metrics))), grads
+
     def step(state: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
-        grads, (stats, metrics) = jax.grad(loss_of, has_aux=True)(
-            state.params, state.stats, batch, key, state.step
-        )
+        differentiate = gradient if parts == 1 else accumulated
+        (loss, (stats, metrics)), grads = differentiate(state.params, state.stats, batch, key, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, stats, opt_state), metrics
+        ema = state.ema and averaged(state.ema, (params, stats), state.step, config.train.ema_decay)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+        after = State(state.step, params, stats, opt_state, ema)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return dataclasses.replace(after, step=state.step + 1), metrics.unless_skipped(finite)
 
     return jax.jit(
         step,

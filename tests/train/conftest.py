@@ -38,7 +38,9 @@ def idle_step(monkeypatch):
 
     def make(graph, config, optimizer, total_steps, devices):
         zero = jnp.zeros(())
-        metrics = Metrics(zero + 8, zero, zero, zero, zero, jnp.zeros((0, 3)), (), ("skip", "reuse", "keep"))
+        metrics = Metrics(
+            zero + 8, zero, zero, zero, zero, jnp.zeros((0, 3)), zero, (), ("skip", "reuse", "keep")
+        )
         return lambda state, batch, key: (dataclasses.replace(state, step=state.step + 1), metrics)
 
     monkeypatch.setattr(loop, "make_train_step", make)

@@ -67,8 +67,8 @@ def test_a_run_writes_what_it_says(whole):
     assert {path.name for path in workdir.iterdir()} == {"config.json", "metrics.jsonl", "events", FOLDER}
     assert Config.from_dict(json.loads((workdir / "config.json").read_text())) == config()
     lines = logged(workdir)
-    # Every second step, and before each checkpoint.
-    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 3, 4, 5, 6, 8, 9, 10]
+    # Every second step, and before each evaluation.
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 5, 6, 8, 10]
     assert [line["step"] for line in lines if line["split"] == "val"] == [5, 10]
     assert sum(line["clips"] for line in lines if line["split"] == "train") == STEPS * 8  # each step once
     assert {"split": "val", **result} == lines[-1]
@@ -99,6 +99,37 @@ def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
         assert last_state(tmp_path, config())[2] == step
     assert loop.train(config(), tmp_path) == whole[1]
     chex.assert_trees_all_equal(last_state(tmp_path, config()), last_state(whole[0], config()))
+    assert logged(tmp_path) == logged(whole[0])  # not even the log tells
+
+
+def test_a_signal_stops_an_evaluation_which_is_then_done_first(whole, tmp_path, monkeypatch):
+    class Asked(run.Evaluator):
+        def __call__(self, params, stats, before_each):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().__call__(params, stats, before_each)
+
+    for step in (5, 5, 10):  # the second time it is stopped there again; each later one first finishes it
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+            if step == 10:
+                patch.setattr(
+                    loop, "Evaluator", lambda *args: first_whole(run.Evaluator(*args), Asked(*args))
+                )
+            else:
+                patch.setattr(loop, "Evaluator", Asked)
+            loop.train(config(), tmp_path)
+        assert stopped.value.code == 0
+        assert last_state(tmp_path, config())[2] == step
+        assert read_meta(tmp_path, "latest")["metrics"] is None
+    assert loop.train(config(), tmp_path) == whole[1]
+    assert logged(tmp_path) == logged(whole[0])
+    for which in ("best", "latest"):
+        assert read_meta(tmp_path, which)["metrics"] == read_meta(whole[0], which)["metrics"]
+
+
+def first_whole(*evaluators):
+    """Each call by the next of the evaluators."""
+    calls = iter(evaluators)
+    return lambda *args: next(calls)(*args)
 
 
 def test_a_finished_run_trains_nothing(whole, tmp_path, monkeypatch, caplog):
@@ -131,12 +162,23 @@ def test_a_workdir_holds_one_run(whole, changed, message):
 
 
 def test_a_run_without_a_checkpoint_may_be_replaced(tmp_path):
-    run.claim(tmp_path, config())
-    run.claim(tmp_path, config(seed=1))
-    assert json.loads((tmp_path / "config.json").read_text())["train"]["seed"] == 1
+    for seed in (0, 1):
+        with run.claim(tmp_path, config(seed=seed)):
+            assert json.loads((tmp_path / "config.json").read_text())["train"]["seed"] == seed
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"config\.train\.seed=1, this one has 0"):
-        run.claim(tmp_path, config())
+    with (
+        pytest.raises(UserError, match=r"config\.train\.seed=1, this one has 0"),
+        run.claim(tmp_path, config()),
+    ):
+        pytest.fail("claimed")
+
+
+def test_a_workdir_is_held_by_one_process(tmp_path):
+    taken = pytest.raises(UserError, match=r"workdir .*: expected none to train in it, found another process")
+    with run.claim(tmp_path, config()), taken:
+        loop.train(config(), tmp_path)
+    with run.claim(tmp_path, config()):  # free again
+        pass
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "\xff"])
@@ -199,9 +241,7 @@ def test_what_cannot_be_run_leaves_no_workdir(tmp_path, changed, message):
 def test_processes_share_each_batch(tmp_path, monkeypatch, idle_step):
     """Two processes, one after the other, train on the two halves of the batches of a single one."""
     put, seen = loop.mesh.put, {}
-    monkeypatch.setattr(
-        loop, "Evaluator", lambda *_: lambda params, stats: {"loss": 1.0, "top1": 0.0, "clips": 12.0}
-    )
+    monkeypatch.setattr(loop, "Evaluator", lambda *_: lambda *_: {"loss": 1.0, "top1": 0.0, "clips": 12.0})
     for index, count in ((0, 1), (0, 2), (1, 2)):
         read = seen[index, count] = []
         shard = {"shard_index": index, "shard_count": count}
@@ -225,7 +265,7 @@ def test_the_best_checkpoint_is_one_of_the_full_weight(tmp_path, monkeypatch, id
     class Evaluator:
         def __init__(self, *_): ...
 
-        def __call__(self, params, stats):
+        def __call__(self, *_):
             return {"loss": 1.0, "top1": next(steps)}
 
     monkeypatch.setattr(loop, "Evaluator", Evaluator)
@@ -240,23 +280,26 @@ def test_the_best_checkpoint_is_one_of_the_full_weight(tmp_path, monkeypatch, id
         assert found["class_names"][0] == "right"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    # The first step's loss is finite, its weights are useless: the second's loss isn't.
-    each = {"checkpoint_every_steps": 1, "log_every_steps": 100}
+def test_steps_that_are_not_finite_stop_the_run(tmp_path, caplog):
+    # The first step's loss is finite, its weights are useless: no later one's is.
+    each = {"checkpoint_every_steps": 1, "log_every_steps": 100, "max_skipped_steps": 2}
     values = config(PLAIN, optimizer={"name": "sgd", "learning_rate": 1e30}, **each)
-    for _ in range(2):  # started again, it goes on from the step before
+    for _ in range(2):  # started again, it goes on from the last good step
         with pytest.raises(
-            UserError, match=r"^step 2: expected a finite loss, found nan; a lower .*1e\+30\)"
+            UserError, match=r"^step 4: .* found none in 3 steps in a row .* lower config.opt"
         ):
             loop.train(values, tmp_path)
         state, _, step = last_state(tmp_path, values)
         assert step == 1
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    assert [r.message for r in caplog.records if "left out" in r.message][:2] == [
+        f"step {step} left out: its loss or gradient isn't finite" for step in (2, 3)
+    ]
 
 
-def test_nor_does_it_pass_the_last_evaluation(tmp_path):
+def test_nor_does_a_loss_pass_the_last_evaluation(tmp_path):
     values = config(PLAIN, optimizer={"name": "sgd", "learning_rate": 1e30}, epochs=0.2)
-    with pytest.raises(UserError, match=r"^step 1: expected a finite loss, found nan"):
+    with pytest.raises(UserError, match=r"^evaluation after step 1: expected a finite loss, found nan"):
         loop.train(values, tmp_path)
     with pytest.raises(UserError, match="found no checkpoint in it"):
         read_meta(tmp_path)

@@ -84,9 +84,7 @@ def test_a_list_is_checked_before_anything_else(folders, tmp_path, monkeypatch, 
 
 def test_a_list_that_became_shorter(folders, tmp_path, monkeypatch, idle_step):
     path, listed = folders
-    monkeypatch.setattr(
-        loop, "Evaluator", lambda *_: lambda params, stats: {"loss": 1.0, "top1": 0.0, "clips": 24.0}
-    )
+    monkeypatch.setattr(loop, "Evaluator", lambda *_: lambda *_: {"loss": 1.0, "top1": 0.0, "clips": 24.0})
     loop.train(listed(), tmp_path / "run")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:16]))
     with pytest.raises(UserError, match="a run of at most 2 steps, found one of 3; have the clips"):

@@ -13,6 +13,7 @@ import pytest
 
 from adafuse_jax import flops
 from adafuse_jax.config import Config, Data
+from adafuse_jax.errors import UserError
 from adafuse_jax.train import mesh, run
 from adafuse_jax.train import state as states
 from adafuse_jax.train.optim import make_optimizer
@@ -58,7 +59,8 @@ class Trainer:
             # As large as trained ones; what passes through N(0, 0.001) twice is lost in rounding.
             for name in ("fc0", "fc1"):
                 at(params, *SITE, name)["kernel"] *= 50
-        state = states.initial(params, jax.tree.map(jnp.copy, self.parts.stats), self.optimizer)
+        stats = jax.tree.map(jnp.copy, self.parts.stats)
+        state = states.initial(params, stats, self.optimizer, self.config.train.ema_decay)
         state = dataclasses.replace(state, step=jnp.int32(step))
         return jax.device_put(state, mesh.replicated(self.parts.devices))
 
@@ -273,3 +275,93 @@ def test_normalize_for_bn_inception():
     red, green, blue = np.moveaxis(clip.astype(np.float32), -1, 0)
     found = normalize(jnp.asarray(clip), data)
     np.testing.assert_array_equal(found, np.stack([blue - 104, green - 117, red - 128], -1))
+
+
+def with_stats(trained, state, batches):
+    for b in batches:
+        state, metrics = trained.train(state, b)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+SURE = config({"name": "tsn_tiny"}, {"label_smoothing": 0.1})  # nothing in it is drawn
+
+
+def changed(config, **train):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_accumulated_parts_are_groups_of_the_norms(devices):
+    """n parts one after the other give the gradient of n groups side by side, each with its own norms."""
+    parts = trainer(changed(SURE, accumulate=2), devices)
+    groups = trainer(changed(SURE, norm_clips=CLIPS // 2))
+    weight = np.array([1, 1, 0, 1, 0, 1, 1, 1], np.float32)
+    given = batch(4, weight=weight)
+    # Part m holds the clips m, m + 2, ...: put side by side they are the groups.
+    order = np.arange(CLIPS).reshape(-1, 2).T.reshape(-1)
+    (found, found_metrics), (expected, expected_metrics) = (
+        with_stats(trained, trained.state(), [b])
+        for trained, b in ((parts, given), (groups, {k: v[order] for k, v in given.items()}))
+    )
+    assert_close(found.params, expected.params)
+    assert_close(found_metrics, expected_metrics)
+    # Not those of all clips together, which the test would else not tell from them.
+    together = with_stats(trainer(SURE), trainer(SURE).state(), [given])[0]
+    assert largest(jax.tree.map(lambda a, b: a - b, together.params, expected.params)) > 1e-3
+
+
+def test_groups_of_the_norms_train_alike_on_any_number_of_devices():
+    runs = []
+    for devices in (1, 2, 8):
+        trained = trainer(changed(config(), norm_clips=4), devices)
+        runs.append(with_stats(trained, trained.state(FULL), [batch(0), batch(1)]))
+    assert_close(runs[1], runs[0])
+    assert_close(runs[2], runs[0])
+
+
+@pytest.mark.parametrize("train", [{"norm_clips": 3}, {"norm_clips": 8, "accumulate": 2}])
+def test_groups_that_do_not_divide_what_goes_through_together(train):
+    together = CLIPS // train.get("accumulate", 1)
+    with pytest.raises(UserError, match=f"norm_clips: expected a divisor of the {together} clips .* found"):
+        run.build(changed(SURE, **train), jax.devices()[:1])
+
+
+def test_parts_that_the_devices_cannot_share():
+    with pytest.raises(
+        UserError, match="batch_size: expected a multiple of the 4 devices times 4 parts, foun"
+    ):
+        run.build(changed(SURE, accumulate=4), jax.devices()[:4])
+
+
+def test_the_average_by_hand():
+    decay = 0.15  # between the first two steps' own, 1/10 and 2/11
+    trained = trainer(changed(SURE, ema_decay=decay))
+    state = trained.state()
+    expected = jax.device_get((state.params, state.stats))
+    for step in range(3):
+        state, _ = trained.train(state, batch(step))
+        d = min(decay, (1 + step) / (10 + step))
+        new = jax.device_get((state.params, state.stats))
+        expected = jax.tree.map(lambda old, now, d=d: d * old + (1 - d) * now, expected, new)
+        assert_close(state.ema, expected)
+    assert largest(jax.tree.map(lambda a, b: a - b, state.ema, (state.params, state.stats))) > 1e-4
+
+
+def test_averaging_changes_nothing_else():
+    plain, averaging = (trainer(changed(SURE, ema_decay=d)) for d in (0.0, 0.99))
+    (a, _), (b, _) = (with_stats(t, t.state(), [batch(0), batch(1)]) for t in (plain, averaging))
+    assert a.ema is None
+    assert_close(a, dataclasses.replace(b, ema=None))
+
+
+@pytest.mark.parametrize("useless", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(useless):
+    trained = trainer(changed(SURE, ema_decay=0.9))
+    state, _ = trained.train(trained.state(), batch(0))
+    before = jax.device_get(state)
+    useless_weight = np.where(np.arange(CLIPS) == 3, useless, 1).astype(np.float32)
+    after, metrics = trained.train(state, batch(1, weight=useless_weight))
+    chex.assert_trees_all_equal(jax.device_get(after), dataclasses.replace(before, step=before.step + 1))
+    assert metrics.skipped == 1
+    assert all(not np.any(a) for a in jax.tree.leaves(dataclasses.replace(metrics, skipped=jnp.zeros(()))))
+    assert trained.train(after, batch(1))[1].skipped == 0  # and the next one goes on
