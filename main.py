@@ -6,6 +6,7 @@ python main.py --config=configs/moving_shapes.py --mode=eval
 
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
@@ -90,6 +91,20 @@ def unknown_field(argv: list[str], error: Exception) -> UserError:
     return UserError(f"command line: {error}")
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """The exit status of the command line."""
     again = "stopped; the same command goes on from the last checkpoint"
-    sys.exit(guarded(lambda: run(Config.from_dict(read_flags(sys.argv))), again))
+    try:
+        status = guarded(lambda: run(Config.from_dict(read_flags(sys.argv))), again)
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if status and "jax" in sys.modules:
+        from adafuse_jax.train import hosts
+
+        hosts.leave(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,13 @@
 
 import json
 
+import jax
+
 from adafuse_jax.config import Config
+from adafuse_jax.train import run
+from adafuse_jax.train import state as states
+from adafuse_jax.train.checkpoint import Checkpoints
+from adafuse_jax.train.optim import make_optimizer
 
 SHAPES = {
     "name": "moving_shapes",
@@ -35,3 +41,13 @@ def logged(workdir):
     """The lines of metrics.jsonl, without the times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+
+
+def state_of(workdir, config):
+    """All that the latest checkpoint of a run holds: its state, its position in the data, its step."""
+    parts = run.build(config)
+    optimizer = make_optimizer(config.optimizer, parts.params, 1, 100)
+    like = states.initial(parts.params, parts.stats, optimizer, config.train.ema_decay)
+    with Checkpoints(workdir, write=False) as checkpoints:
+        restored = checkpoints.restore_latest(like, config.model.name)
+    return jax.device_get(restored.state), restored.data, restored.step

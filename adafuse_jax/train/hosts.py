@@ -5,7 +5,9 @@ own blocks of the batches (`input.pipeline`), and the first writes what a run le
 together. The workdir and the data lie where all can reach them.
 """
 
+import logging
 import os
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -15,7 +17,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.train import mesh
+from adafuse_jax.train import faults, mesh
+
+_log = logging.getLogger(__name__)
 
 _FLAGS = ("coordinator", "num_processes", "process_id")
 _JAX = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -51,14 +55,14 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         address = count = index = None
     else:
         return
+    who = "the job's other processes" if address is None else f"{count} processes at {address}"
+    _log.info("joining %s; where they don't come, JAX ends this process after 5 minutes", who)
     # The loop stops by itself, all processes after the same step (`Agreement`).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, count, index)
     except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        who = "the job's processes" if address is None else f"{count} processes at {address}"
-        raise UserError(f"distributed: expected {who} to join, found: {reason}") from error
+        raise UserError(f"distributed: expected {who}, found {faults.reason(error)}") from error
 
 
 def _check(address, count, index) -> tuple[str, int, int]:
@@ -90,6 +94,17 @@ def _clustered(environment) -> bool:
 def writes() -> bool:
     """Whether this process is the one that writes what a run leaves."""
     return jax.process_index() == 0
+
+
+def leave(status: int) -> None:
+    """Ends this process at once if it fails and there are others, who then fail too.
+
+    By itself JAX would first wait for them, minutes, while they wait for this one.
+    """
+    if status and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def wait(name: str) -> None:

@@ -11,25 +11,14 @@ import chex
 import jax
 import numpy as np
 import pytest
-from runs import FUSED, PLAIN, SHAPES, config, logged
+from runs import FUSED, PLAIN, SHAPES, config, logged, state_of
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.train import loop, run
-from adafuse_jax.train import state as states
-from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, read_meta
-from adafuse_jax.train.optim import make_optimizer
+from adafuse_jax.train.checkpoint import FOLDER, read_meta
 
 STEPS = 10  # of the runs of `config`
-
-
-def last_state(workdir, config):
-    """All that the latest checkpoint holds."""
-    parts = run.build(config)
-    like = states.initial(parts.params, parts.stats, make_optimizer(config.optimizer, parts.params, 1, STEPS))
-    with Checkpoints(workdir, write=False) as checkpoints:
-        restored = checkpoints.restore_latest(like, config.model.name)
-    return jax.device_get(restored.state), restored.data, restored.step
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +73,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(whole, tmp_path):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="disk full"):
             at(patch, position, fail)
             loop.train(config(data={**SHAPES, "threads": threads}), tmp_path)
-    assert last_state(tmp_path, config())[2] == 9
+    assert state_of(tmp_path, config())[2] == 9
     result = loop.train(config(), tmp_path)
     assert result == whole[1]
     assert logged(tmp_path) == logged(whole[0])
-    chex.assert_trees_all_equal(last_state(tmp_path, config()), last_state(whole[0], config()))
+    chex.assert_trees_all_equal(state_of(tmp_path, config()), state_of(whole[0], config()))
 
 
 def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
@@ -96,9 +85,9 @@ def test_a_signal_ends_the_run_after_the_step_under_way(whole, tmp_path):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
             at(patch, step - 1, lambda number=number: os.kill(os.getpid(), number))
             loop.train(config(), tmp_path)
-        assert last_state(tmp_path, config())[2] == step
+        assert state_of(tmp_path, config())[2] == step
     assert loop.train(config(), tmp_path) == whole[1]
-    chex.assert_trees_all_equal(last_state(tmp_path, config()), last_state(whole[0], config()))
+    chex.assert_trees_all_equal(state_of(tmp_path, config()), state_of(whole[0], config()))
     assert logged(tmp_path) == logged(whole[0])  # not even the log tells
 
 
@@ -118,7 +107,7 @@ def test_a_signal_stops_an_evaluation_which_is_then_done_first(whole, tmp_path, 
                 patch.setattr(loop, "Evaluator", Asked)
             loop.train(config(), tmp_path)
         assert stopped.value.code == 0
-        assert last_state(tmp_path, config())[2] == step
+        assert state_of(tmp_path, config())[2] == step
         assert read_meta(tmp_path, "latest")["metrics"] is None
     assert loop.train(config(), tmp_path) == whole[1]
     assert logged(tmp_path) == logged(whole[0])
@@ -289,7 +278,7 @@ def test_steps_that_are_not_finite_stop_the_run(tmp_path, caplog):
             UserError, match=r"^step 4: .* found none in 3 steps in a row .* lower config.opt"
         ):
             loop.train(values, tmp_path)
-        state, _, step = last_state(tmp_path, values)
+        state, _, step = state_of(tmp_path, values)
         assert step == 1
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     assert [r.message for r in caplog.records if "left out" in r.message][:2] == [
