@@ -43,6 +43,8 @@ def guarded(run: Callable[[], int | None], stopped: str = "stopped") -> int:
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("adafuse_jax").setLevel(logging.INFO)
+    # Orbax logs each error that it also raises, with the traceback of every thread that met it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         return run() or 0
     except UserError as error:

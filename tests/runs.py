@@ -5,7 +5,7 @@ import json
 import jax
 
 from adafuse_jax.config import Config
-from adafuse_jax.train import run
+from adafuse_jax.train import loop, run
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import Checkpoints
 from adafuse_jax.train.optim import make_optimizer
@@ -51,3 +51,22 @@ def state_of(workdir, config):
     with Checkpoints(workdir, write=False) as checkpoints:
         restored = checkpoints.restore_latest(like, config.model.name)
     return jax.device_get(restored.state), restored.data, restored.step
+
+
+def at(monkeypatch, position, action):
+    """Does something when the batch after `position` is asked for."""
+    make = loop.pipeline.make_train
+
+    class Interrupted:
+        def __init__(self, *args, **options):
+            self.batches = make(*args, **options)
+
+        def __next__(self):
+            if self.batches.position == position:
+                action()
+            return next(self.batches)
+
+        def __getattr__(self, name):
+            return getattr(self.batches, name)
+
+    monkeypatch.setattr(loop.pipeline, "make_train", Interrupted)

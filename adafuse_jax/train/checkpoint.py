@@ -23,6 +23,8 @@ from adafuse_jax.train import faults, hosts
 
 _log = logging.getLogger(__name__)
 
+_GOES_ON = "the run goes on from the last whole one when that is put right"
+
 FOLDER = "checkpoints"  # inside a run's workdir; holds a folder a step
 
 Which = Literal["best", "latest"]
@@ -104,6 +106,8 @@ class Checkpoints:
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
         )
+        if hosts.writes():
+            _check_space(self.directory, state)
         with _written(self.directory):
             saved = self._manager.save(step, args=args, metrics={"top1": metric})
         if not saved:
@@ -242,9 +246,18 @@ def _written(directory: pathlib.Path) -> Iterator[None]:
         yield
     except Exception as error:  # Orbax and its storage raise what they like
         raise UserError(
-            f"checkpoint in {directory}: expected to write it, found {faults.reason(error)}; the run goes on "
-            "from the last whole one when that is put right"
+            f"checkpoint in {directory}: expected to write it, found {faults.reason(error)}; {_GOES_ON}"
         ) from error
+
+
+def _check_space(directory: pathlib.Path, state: Any) -> None:
+    # Beforehand, as Orbax lets each of its threads print its own traceback.
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(directory).free if directory.is_dir() else needed
+    if free < needed:
+        raise UserError(
+            f"checkpoint in {directory}: expected {needed} bytes free to write it, found {free}; {_GOES_ON}"
+        )
 
 
 def _set_aside_unreadable(directory: pathlib.Path) -> None:

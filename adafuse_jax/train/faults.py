@@ -10,8 +10,9 @@ from adafuse_jax.errors import UserError
 
 
 def reason(error: BaseException) -> str:
-    """The kind of an error and its first line, cut short."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    """The kind of an error and its first line, without its middle where it is long."""
+    line = (str(error).splitlines() or [""])[0].partition(" [tensorstore_spec")[0]
+    return f"{type(error).__name__}: {line if len(line) < 240 else f'{line[:120]} ... {line[-120:]}'}"
 
 
 @contextlib.contextmanager

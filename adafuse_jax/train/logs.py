@@ -43,7 +43,8 @@ class Logs:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             _drop_after(self.path, step)
-        self._lines = self.path.open("a", encoding="utf-8")
+        # Unbuffered: what couldn't be written isn't tried again later, in another place.
+        self._lines = self.path.open("ab", buffering=0)
         self._events = SummaryWriter(str(self.events), purge_step=0 if step is None else step + 1)
 
     def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
@@ -57,8 +58,7 @@ class Logs:
         self.check()
         line = {"step": int(step), "split": split, "time": time.time(), **_plain(scalars)}
         try:
-            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-            self._lines.flush()
+            self._lines.write((json.dumps(line, allow_nan=False) + "\n").encode())
         except OSError as error:
             raise UserError(f"{self.path}: expected to write to it, found: {error.strerror}") from error
         for name, value in _flat(split, scalars):

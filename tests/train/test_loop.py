@@ -11,7 +11,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from runs import FUSED, PLAIN, SHAPES, config, logged, state_of
+from runs import FUSED, PLAIN, SHAPES, at, config, logged, state_of
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
@@ -26,25 +26,6 @@ def whole(tmp_path_factory):
     """A run that nothing interrupted: its workdir and what it returned."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, loop.train(config(), workdir)
-
-
-def at(monkeypatch, position, action):
-    """Does something when the batch after `position` is asked for."""
-    make = loop.pipeline.make_train
-
-    class Interrupted:
-        def __init__(self, *args, **options):
-            self.batches = make(*args, **options)
-
-        def __next__(self):
-            if self.batches.position == position:
-                action()
-            return next(self.batches)
-
-        def __getattr__(self, name):
-            return getattr(self.batches, name)
-
-    monkeypatch.setattr(loop.pipeline, "make_train", Interrupted)
 
 
 def fail():
