@@ -25,11 +25,14 @@ MODE = flags.DEFINE_enum(
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "eval: the workdir of a run; default: --workdir.")
 WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "eval: which checkpoint of it.")
+PROFILE = flags.DEFINE_string(
+    "profile", None, "train: trace steps FIRST:LAST, counted from where the command begins, to profile/."
+)
 
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import loop
+    from adafuse_jax.train import loop, profile
     from adafuse_jax.train import run as runs
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -38,15 +41,20 @@ def run(config: Config) -> None:
         for flag in ("checkpoint", "which"):
             if flags.FLAGS[flag].present:
                 raise UserError(f"--{flag}: expected only with --mode=eval; training goes on from --workdir")
-        result = loop.train(config, workdir)
+        steps = None if PROFILE.value is None else profile.parse(PROFILE.value)
+        result = loop.train(config, workdir, profile=steps)
     else:
+        if PROFILE.present:
+            raise UserError("--profile: expected only with --mode=train")
         result = runs.evaluate_checkpoint(config, Path(CHECKPOINT.value or workdir), WHICH.value)
     print(summary.evaluation(result))
     if MODE.value == "train":
-        written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl"
+        written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl  run.json"
         if result["sites"]:
             policies.draw(result["sites"], workdir / "policies.png", f"{config.model.name} on {name}")
             written += "  policies.png"
+        if PROFILE.value is not None:
+            written += "  profile/ (TensorBoard)"
         print(f"written  {workdir}: {written}")
 
 

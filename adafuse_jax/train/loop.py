@@ -11,27 +11,38 @@ import jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, sources
-from adafuse_jax.train import mesh
+from adafuse_jax.train import mesh, preflight, record
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, holds_checkpoint
 from adafuse_jax.train.logs import Logs, Progress
 from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.metrics import Metrics
 from adafuse_jax.train.optim import make_optimizer, schedule
+from adafuse_jax.train.profile import FOLDER as PROFILE_FOLDER
+from adafuse_jax.train.profile import Profile
 from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta, start
+from adafuse_jax.train.speed import Speed
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
+from adafuse_jax.train.tracker import Tracker
 
 _log = logging.getLogger(__name__)
 
 
-def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: Path,
+    devices: list[jax.Device] | None = None,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Trains a config to its end, or goes on with the run in `workdir`.
 
     Args:
         config: of the run.
-        workdir: folder for all that the run writes: config.json, metrics.jsonl, events/, checkpoints/.
+        workdir: folder for all that the run writes: config.json, run.json, metrics.jsonl, events/,
+            checkpoints/.
         devices: to train on; None: all.
+        profile: first and last step to trace (see `Profile`), to profile/ in the workdir; None: none.
 
     Returns:
         The last evaluation (see `Evaluator`), and `step`.
@@ -41,7 +52,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             set share, or a loss that isn't finite.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the step under way is saved.
     """
-    parts = build(config, devices)
+    preflight.check(config, workdir, devices)
     per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
     total = max(1, round(config.train.epochs * per_epoch))
     data = pipeline.make_train(
@@ -49,11 +60,13 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
     )
     sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
     names = sources.class_names(config.data)
+    parts = build(config, devices)
     optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
     rate = schedule(config.optimizer, per_epoch, total)
     if not holds_checkpoint(workdir / FOLDER):
         parts = start(config, parts)
     claim(workdir, config)
+    record.add(workdir, config, list(parts.devices.devices.flat))
     state = jax.device_put(
         states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
     )
@@ -71,19 +84,36 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             if restored.step == total and restored.meta["metrics"]:
                 _log.info("this run was finished before; nothing is left to train")
                 return restored.meta["metrics"]
-        with Logs(workdir, restored.step if restored else None) as logs:
-            runner = _Runner(config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs)
-            return runner.run(state)
+        begin = restored.step if restored else None
+        with Profile(profile, workdir / PROFILE_FOLDER, total - (begin or 0)) as tracing:
+            others = [Tracker(config, workdir, begin)] if config.train.wandb_project else []
+            with Logs(workdir, begin, others) as logs:
+                runner = _Runner(
+                    config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs, tracing
+                )
+                return runner.run(state)
 
 
 class _Runner:
     """The loop itself, over what `train` has set up."""
 
     def __init__(
-        self, config: Config, parts: Parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs
+        self,
+        config: Config,
+        parts: Parts,
+        names,
+        total,
+        per_epoch,
+        optimizer,
+        rate,
+        data,
+        checkpoints,
+        logs,
+        profile,
     ):
         self.config, self.parts, self.names, self.total = config, parts, names, total
         self.rate, self.data, self.checkpoints, self.logs = rate, data, checkpoints, logs
+        self.profile, self.speed = profile, Speed(list(parts.devices.devices.flat))
         self.step = make_train_step(parts.graph, config, optimizer, total, parts.devices)
         self.evaluator = Evaluator(config, parts)
         self.eval_every = max(1, round(config.train.eval_every_epochs * per_epoch))
@@ -93,9 +123,14 @@ class _Runner:
         every = settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
         result, pending = None, []
-        with Progress("train", self.total, settings.batch_size, done) as bar, Stop() as stop:
+        with Progress("train", self.total, settings.batch_size, done) as bar, self.speed, Stop() as stop:
             for i in range(done + 1, self.total + 1):
-                state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
+                self.profile.before(i)
+                with self.speed.waiting():
+                    batch = next(self.data)
+                state, metrics = self.step(state, mesh.put(batch, self.parts.devices), key)
+                self.speed.dispatched(metrics)
+                self.profile.after(metrics)
                 pending.append(metrics)
                 evaluates = i % self.eval_every == 0 or i == self.total
                 asked = stop.asked  # once a step: it may change at any moment
@@ -109,6 +144,8 @@ class _Runner:
                     result = self._evaluate(i, state)
                 elif saves:
                     self._save(i, state, None)
+                if not pending:
+                    self.speed.start()
                 if asked:
                     _log.info("%s: saved after step %d of %d", asked.name, i, self.total)
                     raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(0)
@@ -123,7 +160,8 @@ class _Runner:
         loss = self.config.loss
         weight = flops_weight_at(step - 1, self.total, loss.flops_weight, loss.flops_warmup)
         rates = {"learning_rate": float(self.rate(step - 1)), "flops_weight": float(weight)}
-        self.logs.write(step, "train", {**figures, **rates})
+        speed = self.speed.figures(figures["clips"])
+        self.logs.write(step, "train", {**figures, **rates, "speed": speed})
         bar.update(figures["loss"], figures["top1"], figures["gmacs_per_clip"], steps=len(pending))
 
     def _evaluate(self, step: int, state: states.State) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 import adafuse_jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import pipeline, views
+from adafuse_jax.input import paths, pipeline, views
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model, options_of
 from adafuse_jax.train import evaluate, mesh
@@ -32,7 +32,10 @@ _log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 # What may differ when a run goes on: it changes neither the numbers nor the order of the data.
-_FREE = {"data.threads", "data.max_bad_share", "train.log_every_steps", "train.checkpoint_every_steps"}
+_FREE = {
+    *("data.threads", "data.max_bad_share"),
+    *("train.log_every_steps", "train.checkpoint_every_steps", "train.wandb_project"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,8 +227,9 @@ def _each_shown(batches: pipeline.Batches, bar: Progress) -> Iterator[pipeline.B
 
 def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") -> evaluate.Result:
     """Evaluates a run's checkpoint on the validation clips of `config`; see `load` and `Evaluator`."""
+    paths.check(config.data, ("val",))
+    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, mesh.make())
     trained = load(directory, which, config)
-    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, trained.parts.devices)
     result = Evaluator(config, trained.parts)(trained.parts.params, trained.parts.stats)
     return {"step": trained.step, **result}
 
