@@ -53,7 +53,7 @@ def run(config: Config) -> None:
         if result["sites"]:
             policies.draw(result["sites"], workdir / "policies.png", f"{config.model.name} on {name}")
             written += "  policies.png"
-        if PROFILE.value is not None:
+        if (workdir / profile.FOLDER).exists():
             written += "  profile/ (TensorBoard)"
         print(f"written  {workdir}: {written}")
 

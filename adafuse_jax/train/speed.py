@@ -55,8 +55,9 @@ class Speed:
             clips: trained on since.
 
         Returns:
-            `clips_per_s`; `data_wait_share` of the time; `host_peak_gb`, most memory that this process had
-            at once; `device_peak_gb`, most that a device had in use, where it says so; in 1e9 bytes.
+            `clips_per_s`, which before the first log includes compiling; `data_wait_share` of the time;
+            `host_peak_gb`, most memory that this process had at once; `device_peak_gb`, most that a device
+            had in use, where it says so; in 1e9 bytes.
         """
         waited = 0.0
         for asked, arrived, idle_from in self._waits:
