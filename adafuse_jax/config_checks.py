@@ -94,6 +94,9 @@ _OF_VIDEOS = (
     *("train_list", "val_list", "root", "class_names", "prepared_dir"),
 )
 
+# What clips can be drawn of: motion, and shapes that can be told apart.
+_LEAST_DRAWN = {"num_frames": 2, "image_size": 16}
+
 
 def check(config: "Config") -> None:
     """Raises UserError, naming the field, for the first value that can't be."""
@@ -128,8 +131,12 @@ def _check_data(data: "Data") -> None:
                 raise UserError(
                     f"config.data.{name}: expected {wanted!r} with moving_shapes, found {found!r}"
                 )
-        if data.num_frames < 2:
-            raise UserError("config.data.num_frames: expected at least 2 with moving_shapes, found 1")
+        for name, least in _LEAST_DRAWN.items():
+            if getattr(data, name) < least:
+                raise UserError(
+                    f"config.data.{name}: expected at least {least} with moving_shapes, found "
+                    f"{getattr(data, name)}"
+                )
     elif data.resize < data.image_size:
         raise UserError(
             f"config.data.resize: expected at least image_size {data.image_size}, found {data.resize}"

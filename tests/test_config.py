@@ -324,6 +324,7 @@ def test_shapes_are_drawn_at_their_size_and_need_no_resizing():
         ("flip", 0.5),
         ("colour_jitter", (0.1, 0.0, 0.0, 0.0)),
         ("num_frames", 1),
+        ("image_size", 15),
         *((name, "there") for name in ("train_list", "val_list", "root", "class_names", "prepared_dir")),
     ],
 )

@@ -66,7 +66,9 @@ def train(
     if not holds_checkpoint(workdir / FOLDER):
         parts = start(config, parts)
     claim(workdir, config)
-    record.add(workdir, config, list(parts.devices.devices.flat))
+    writes = jax.process_index() == 0
+    if writes:
+        record.add(workdir, config, list(parts.devices.devices.flat))
     state = jax.device_put(
         states.initial(parts.params, parts.stats, optimizer), mesh.replicated(parts.devices)
     )
@@ -85,9 +87,9 @@ def train(
                 _log.info("this run was finished before; nothing is left to train")
                 return restored.meta["metrics"]
         begin = restored.step if restored else None
-        with Profile(profile, workdir / PROFILE_FOLDER, total - (begin or 0)) as tracing:
-            others = [Tracker(config, workdir, begin)] if config.train.wandb_project else []
-            with Logs(workdir, begin, others) as logs:
+        with Profile(profile if writes else None, workdir / PROFILE_FOLDER, total - (begin or 0)) as tracing:
+            others = [Tracker(config, workdir, begin)] if writes and config.train.wandb_project else []
+            with Logs(workdir, begin, others, writes) as logs:
                 runner = _Runner(
                     config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs, tracing
                 )
