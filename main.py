@@ -33,11 +33,14 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many there are.")
 PROCESS = flags.DEFINE_integer("process_id", None, "Several processes: which this is, from 0.")
+PROFILE = flags.DEFINE_string(
+    "profile", None, "train: trace steps FIRST:LAST, counted from where the command begins, to profile/."
+)
 
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import hosts, loop
+    from adafuse_jax.train import hosts, loop, profile
     from adafuse_jax.train import run as runs
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
@@ -47,17 +50,22 @@ def run(config: Config) -> None:
         for flag in ("checkpoint", "which"):
             if flags.FLAGS[flag].present:
                 raise UserError(f"--{flag}: expected only with --mode=eval; training goes on from --workdir")
-        result = loop.train(config, workdir)
+        steps = None if PROFILE.value is None else profile.parse(PROFILE.value)
+        result = loop.train(config, workdir, profile=steps)
     else:
+        if PROFILE.present:
+            raise UserError("--profile: expected only with --mode=train")
         result = runs.evaluate_checkpoint(config, Path(CHECKPOINT.value or workdir), WHICH.value)
     if not hosts.writes():
         return
     print(summary.evaluation(result))
     if MODE.value == "train":
-        written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl"
+        written = "checkpoints/  events/ (TensorBoard)  metrics.jsonl  run.json"
         if result["sites"]:
             policies.draw(result["sites"], workdir / "policies.png", f"{config.model.name} on {name}")
             written += "  policies.png"
+        if (workdir / profile.FOLDER).exists():
+            written += "  profile/ (TensorBoard)"
         print(f"written  {workdir}: {written}")
 
 

@@ -5,13 +5,13 @@ line: `--config.optimizer.learning_rate=0.01`.
 """
 
 import dataclasses
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from adafuse_jax import config_checks
 from adafuse_jax.errors import UserError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -125,6 +125,7 @@ class Train:
     # networks and classifier start anew where these have none that fit.
     init_from: str = ""
     precision: str = "float32"  # "float32" or "bfloat16" (compute; parameters stay float32)
+    wandb_project: str = ""  # of Weights & Biases, to log there too (pip install 'adafuse_jax[wandb]')
 
 
 # Keywords of `create_model`, for the command line; None leaves the model's own default.
@@ -169,14 +170,16 @@ class Config:
         """Builds and checks a config from nested mappings (an `ml_collections.ConfigDict`, or JSON).
 
         Raises:
-            UserError: for an unknown section or field, a value of the wrong type, or a choice that
-                isn't among the known ones.
+            UserError: for an unknown section or field, a value of the wrong type, or one that can't be
+                (`config_checks`).
         """
         sections = {f.name: f.default for f in dataclasses.fields(cls)}
         filled = {}
         for name, fields in values.items():
             if name not in sections:
                 raise unknown("config section", name, sections)
+            if not isinstance(fields, Mapping):
+                raise UserError(f"config.{name}: expected fields, found {type(fields).__name__} {fields!r}")
             if name == "model":
                 fields = dict(fields)
                 options = dict(fields.pop("options", {})) | {
@@ -187,7 +190,7 @@ class Config:
             else:
                 filled[name] = _section(name, type(sections[name]), fields)
         config = cls(**filled)
-        _check(config)
+        config_checks.check(config)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,52 +205,6 @@ def base() -> ml_collections.ConfigDict:
         name: config_dict.placeholder(kind) for name, kind in _MODEL_OPTIONS.items()
     }
     return config
-
-
-_CHOICES = {
-    ("data", "name"): ("moving_shapes", "prepared", "video_list"),
-    ("data", "level"): ("easy", "medium", "hard"),
-    ("data", "sampling"): ("uniform", "dense"),
-    ("data", "channel_order"): ("rgb", "bgr"),
-    ("optimizer", "name"): ("sgd", "adamw"),
-    ("optimizer", "schedule"): ("step", "cosine"),
-    ("loss", "flops_loss"): ("real", "upper"),
-    ("train", "precision"): ("float32", "bfloat16"),
-}
-# What is expected, whether a value is so, and the fields it is expected of.
-_RANGES = (
-    (
-        "more than 0",
-        lambda value: value > 0,
-        "data.num_classes data.num_frames data.image_size data.resize data.threads data.train_clips "
-        "data.val_clips data.test_clips data.max_value optimizer.learning_rate train.epochs train.batch_size "
-        "train.eval_batch_size train.eval_every_epochs train.log_every_steps train.accumulate",
-    ),
-    (
-        "0 or more",
-        lambda value: value >= 0,
-        "optimizer.weight_decay optimizer.bias_lr_multiplier optimizer.clip_norm optimizer.warmup_epochs "
-        "loss.flops_weight loss.uniform_weight loss.threshold_weight train.checkpoint_every_steps "
-        "train.norm_clips train.max_skipped_steps",
-    ),
-    (
-        "0 to 1",
-        lambda value: 0 <= value <= 1,
-        "data.flip data.max_bad_share optimizer.momentum optimizer.decay_factor loss.label_smoothing",
-    ),
-    ("0 or more and less than 1", lambda value: 0 <= value < 1, "train.ema_decay"),
-    ("0 or more and less than 2**32", lambda value: 0 <= value < 2**32, "train.seed"),
-    ("3 numbers, one a colour", lambda value: len(value) == 3, "data.mean data.std"),
-    ("more than 0 for each colour", lambda value: all(v > 0 for v in value), "data.std"),
-    ("1 or 3", lambda value: value in (1, 3), "data.test_crops"),
-    (
-        "3 strengths of 0 to 1 and one of 0 to 0.5",
-        lambda value: (
-            len(value) == 4 and all(0 <= v <= m for v, m in zip(value, (1, 1, 1, 0.5), strict=True))
-        ),
-        "data.colour_jitter",
-    ),
-)
 
 
 def _section(name: str, kind: type, values: Mapping[str, Any]):
@@ -283,37 +240,3 @@ def _typed(where: str, value: Any, wanted: type, element: type = float) -> Any:
 
 def _plain(value: Any) -> Any:
     return tuple(_plain(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _check(config: Config) -> None:
-    for (section, field), choices in _CHOICES.items():
-        value = getattr(getattr(config, section), field)
-        if value not in choices:
-            raise unknown(f"value of config.{section}.{field}", value, choices)
-    for expected, holds, fields in _RANGES:
-        for name in fields.split():
-            value = operator.attrgetter(name)(config)
-            if not holds(value):
-                raise UserError(f"config.{name}: expected {expected}, found {value}")
-    warmup = config.loss.flops_warmup
-    if len(warmup) != 2 or not 0 <= warmup[0] <= warmup[1] <= 1:
-        raise UserError(
-            f"config.loss.flops_warmup: expected two rising shares of the steps in [0, 1], found {warmup}"
-        )
-    if config.data.name == "moving_shapes":
-        _check_drawn(config.data)
-    elif config.data.resize < config.data.image_size:
-        raise UserError(
-            f"config.data.resize: expected at least image_size {config.data.image_size}, "
-            f"found {config.data.resize}"
-        )
-    if config.data.flip_labels and not config.data.flip:
-        raise UserError("config.data.flip_labels: expected config.data.flip above 0 with it, found 0")
-
-
-def _check_drawn(data: Data) -> None:
-    """Clips of moving_shapes are drawn as they are used: what looks at a video in some way has no meaning."""
-    for name in ("sampling", "test_clips", "test_crops", "flip", "flip_labels", "colour_jitter"):
-        default, value = getattr(Data(), name), getattr(data, name)
-        if value != default:
-            raise UserError(f"config.data.{name}: expected {default!r} with moving_shapes, found {value!r}")

@@ -1,8 +1,10 @@
 """The main job as a user runs it: `python main.py`, its words, its files, its exit status."""
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,7 +63,7 @@ def finish(process):
 def trained(start, tmp_path_factory):
     """A workdir after a run of two steps, and what the run printed."""
     workdir = tmp_path_factory.mktemp("runs") / "small"
-    status, out, err = finish(start(SHAPES, *SMALL, f"--workdir={workdir}"))
+    status, out, err = finish(start(SHAPES, *SMALL, f"--workdir={workdir}", "--profile=2:2"))
     assert status == 0, err
     return workdir, out, err
 
@@ -75,11 +77,17 @@ def test_training_prints_the_result_and_where_things_lie(trained):
     assert re.fullmatch(r"actions  skip +[\d.]+%  reuse +[\d.]+%  keep +[\d.]+%", result[3])
     assert [line.split()[0] for line in result[4:]] == ["layer3.0"]
     assert written == (
-        f"written  {workdir}: checkpoints/  events/ (TensorBoard)  metrics.jsonl  policies.png"
+        f"written  {workdir}: checkpoints/  events/ (TensorBoard)  metrics.jsonl  run.json  "
+        "policies.png  profile/ (TensorBoard)"
     )
     assert {path.name for path in workdir.iterdir()} == {
-        *("checkpoints", "events", "metrics.jsonl", "policies.png", "config.json")
+        *("checkpoints", "events", "metrics.jsonl", "policies.png", "config.json", "run.json", "profile")
     }
+    (started,) = json.loads((workdir / "run.json").read_text())
+    command = shlex.split(started["command"])
+    assert command[1:] == ["main.py", SHAPES, *SMALL, f"--workdir={workdir}", "--profile=2:2"]
+    assert started["folder"] == str(ROOT)
+    assert len(list(workdir.glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
     assert {path.name for path in (workdir / "checkpoints").iterdir()} >= {"2"}
     assert (workdir / "policies.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(r"^train: 16/16 .*, loss=[\d.]+, top-1=[\d.]+%, GMACs=[\d.]+", err, re.MULTILINE)
@@ -166,7 +174,7 @@ def main(monkeypatch):
         return module.guarded(lambda: module.run(module.Config.from_dict(module.read_flags(argv))))
 
     yield main
-    own = {"config", "workdir", "mode", "checkpoint", "which"}
+    own = {"config", "workdir", "mode", "checkpoint", "which", "profile"}
     for name in [n for n in flags.FLAGS if n in own or n.startswith("config.")]:
         delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
@@ -198,6 +206,8 @@ def lists(tmp_path):
         ((SHAPES, "--mode=test"), "command line: flag --mode=test: value should be one of <train|eval>"),
         (("--config=none.py", "--config.train.seed=1"), "config file none.py: expected a Python file"),
         ((SHAPES, "--checkpoint=x"), "--checkpoint: expected only with --mode=eval"),
+        ((SHAPES, "--profile=5"), "--profile: expected FIRST:LAST, two steps of 1 or more, found '5'"),
+        ((SHAPES, "--mode=eval", "--profile=1:2"), "--profile: expected only with --mode=train"),
         # Fields and values.
         (
             (SHAPES, "--config.train.sed=1"),
@@ -214,10 +224,13 @@ def lists(tmp_path):
         ((SHAPES, "--config.model.name=adafuse_tsn_r19"), "unknown model 'adafuse_tsn_r19' (did you mean 'a"),
         (
             (SHAPES, "--config.model.actions=('keep','drop')"),
-            "unknown action 'drop'; known: keep, reuse, skip",
+            "config.model: unknown action 'drop'; known: keep, reuse, skip",
         ),
         ((SHAPES, "--config.data.num_frames=0"), "config.data.num_frames: expected more than 0, found 0"),
-        ((SHAPES, "--config.data.num_frames=1"), "moving_shapes: expected num_frames of at least 2, found 1"),
+        (
+            (SHAPES, "--config.data.num_frames=1"),
+            "config.data.num_frames: expected at least 2 with moving_shapes",
+        ),
         ((SHAPES, "--config.data.num_classes=6"), "config.data.num_classes: moving_shapes has 12, found 6"),
         (
             (VIDEOS, "--config.data.resize=100"),
@@ -229,17 +242,27 @@ def lists(tmp_path):
         ),
         # Lists.
         ((VIDEOS,), "config.data.train_list: expected a list of clips, found nothing"),
-        ((VIDEOS, "{train}/none.txt"), "list {lists}/none.txt: expected a text file, found: No such file"),
         (
-            (VIDEOS, "{train}/empty.txt"),
+            (VIDEOS, "{train}/none.txt"),
+            "config.data.train_list: expected a file, found nothing at {lists}/none.txt",
+        ),
+        ((VIDEOS, "{train}/good.txt"), "config.data.val_list: expected a list of clips, found nothing"),
+        (
+            (VIDEOS, "{train}/empty.txt", "{val}/good.txt"),
             'list {lists}/empty.txt: expected "path label" or "folder frames label"',
         ),
-        ((VIDEOS, "{train}/label.txt"), "{lists}/label.txt, line 2: expected a label in 0..5, found 6"),
         (
-            (VIDEOS, "{train}/gone.txt"),
+            (VIDEOS, "{train}/label.txt", "{val}/good.txt"),
+            "{lists}/label.txt, line 2: expected a label in 0..5, found 6",
+        ),
+        (
+            (VIDEOS, "{train}/gone.txt", "{val}/good.txt"),
             "list {lists}/gone.txt: 1 of 1 paths don't exist, the first is {lists}/no",
         ),
-        ((VIDEOS, "{train}/good.txt", "{val}/none.txt"), "list {lists}/none.txt: expected a text file"),
+        (
+            (VIDEOS, "{train}/good.txt", "{val}/none.txt"),
+            "config.data.val_list: expected a file, found nothing at {lists}/none.txt",
+        ),
         # Checkpoints.
         ((SHAPES, "--mode=eval"), "checkpoint {workdir}: expected a run's workdir or its checkpoints folder"),
     ],

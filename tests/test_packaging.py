@@ -36,7 +36,8 @@ def test_what_is_imported_is_required():
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.split(".")[0])
-    heavy = requirements(setup()["options.extras_require"]["onnx"])  # not installed for the tests
+    extras = setup()["options.extras_require"]
+    heavy = requirements(extras["onnx"]) | requirements(extras["wandb"])  # not installed for the tests
     modules -= set(sys.stdlib_module_names) | {"adafuse_jax", "configs", "data", *heavy}
     owners = importlib.metadata.packages_distributions()
     imported = {canonicalize_name(owners[module][0]) for module in modules}

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import adafuse_jax
-from adafuse_jax.config import base
+from adafuse_jax.config import Config, base
 from adafuse_jax.ops import costs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,6 +98,10 @@ def test_flags_and_files_exist():
     for row in table("Where things are"):
         files |= set(re.findall(r"`(.*?)`", row[0]))
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_the_rhythm_of_the_lines_is_the_default():
+    assert f"a line every {Config().train.log_every_steps} steps" in section("Watching a run")
 
 
 def test_both_commands_start_from_nothing():

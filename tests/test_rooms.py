@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "adafuse_jax"
 
-# What a room may import, besides itself, `errors` and `config`, and what its imports may import (design.md).
+# What a room may import, besides itself and the foundation, and what its imports may import (design.md).
 BUILDING = {
     "ops": (),
     "layers": ("ops",),
@@ -26,7 +26,7 @@ BUILDING = {
 }
 # What a user does with a trained model: may import all of the above, and each other.
 USER = ("predict", "streaming", "convert", "export", "report", "cli")
-FOUNDATION = ("errors", "config")
+FOUNDATION = ("errors", "config", "config_checks")
 
 
 @functools.cache

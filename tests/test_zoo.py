@@ -283,6 +283,23 @@ def test_what_cannot_be_made(name, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name, blocks",
+    [
+        ("adafuse_tsn_tiny", {1: 1, 2: 1, 3: 1}),
+        ("adafuse_tsm_last_r50", {4: 3}),
+        ("cgnet_r18", {1: 2, 2: 2, 3: 2, 4: 2}),
+        ("adafuse_tsn_inc", {3: 3, 4: 5, 5: 2}),
+        ("adafuse_tsn_b1", {2: 3, 3: 3, 4: 4, 5: 4, 6: 5, 7: 2}),
+    ],
+)
+def test_stages_hold_the_blocks_of_the_published_nets(name, blocks):
+    """He et al. 2016, table 1; Ioffe and Szegedy 2015, figure 5; Tan and Le 2019, table 1, with depth 1.1."""
+    model = nnx.eval_shape(lambda: create_model(name))
+    stages = [model.stage_of(site) for site in model.count((224, 224)).sites]
+    assert stages == [f"stage{stage}" for stage, count in blocks.items() for _ in range(count)]
+
+
 @pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 0, 16, 16, 3), (2, 3, 16, 16, 1), (2, 3, 3, 16, 16)])
 def test_clip_of_another_shape(shape):
     with pytest.raises(

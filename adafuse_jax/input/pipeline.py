@@ -213,5 +213,6 @@ def _batches(share: _Share, data: Data, num_clips: int, num_views: int) -> Batch
 def _check_batch(batch_size: int, num_clips: int) -> None:
     if batch_size > num_clips:
         raise UserError(
-            f"batch size: expected at most the number of training clips {num_clips}, found {batch_size}"
+            f"config.train.batch_size: expected at most the number of training clips {num_clips}, found "
+            f"{batch_size}"
         )

@@ -135,6 +135,10 @@ class ARNet(nnx.Module):
         """Every option it was made with."""
         return dict(self._options)
 
+    def stage_of(self, site: str) -> str:
+        """The site itself: it chooses among whole nets."""
+        return site
+
     def count(self, hw: tuple[int, int]) -> costs.FrameCost:
         """MACs of one frame of `hw` pixels: the policy network and, dense, the largest resolution."""
         policy = self.glance.count(self._size(len(self.backbones), hw)).dense + self.rnn.macs

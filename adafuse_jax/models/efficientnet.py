@@ -9,6 +9,8 @@ site) and of Tan and Le's rounded 5.3, 7.8, 9.2 and 12M for nets of 1000 classes
 and Le's too: convolutions and classifier alone, at 224, 240, 260 and 300 pixels.
 """
 
+import bisect
+import itertools
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -119,6 +121,10 @@ class EfficientNet(nnx.Module):
     def named_blocks(self) -> list[tuple[str, MBConv]]:
         """All blocks from input to output."""
         return [(f"blocks.{i}", block) for i, block in enumerate(self.blocks)]
+
+    def stage_of(self, site: str) -> int:
+        """The stage, from 1, of "blocks.5"."""
+        return bisect.bisect(list(itertools.accumulate(self.repeats)), int(site.removeprefix("blocks."))) + 1
 
     def __call__(
         self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False

@@ -183,6 +183,10 @@ class BNInception(nnx.Module):
         """All modules from input to output, with the names of the published state dicts."""
         return [(f"inception_{name}", self.inception[name]) for name in MODULES]
 
+    def stage_of(self, site: str) -> int:
+        """3 of "inception_3a"."""
+        return int(site.removeprefix("inception_")[0])
+
     def __call__(
         self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False
     ) -> tuple[Float[Array, "b t features"], OrderedDict[str, Float[Array, "b t c actions"]]]:

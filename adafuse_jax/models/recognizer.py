@@ -70,6 +70,8 @@ class Backbone(Protocol):
 
     def count(self, hw: tuple[int, int]) -> costs.FrameCost: ...
 
+    def stage_of(self, site: str) -> int: ...
+
 
 class Recognizer(nnx.Module):
     """A named model of the zoo, with the options it was made from.
@@ -154,6 +156,10 @@ class Recognizer(nnx.Module):
     def options(self) -> dict[str, Any]:
         """Every option it was made with."""
         return dict(self._options)
+
+    def stage_of(self, site: str) -> str:
+        """The stage that a site lies in, as `fusion_stages` numbers it: "stage2" of "layer2.1"."""
+        return f"stage{self.backbone.stage_of(site)}"
 
     def count(self, hw: tuple[int, int]) -> costs.FrameCost:
         """MACs of one frame of `hw` pixels, as the published counter counts them."""

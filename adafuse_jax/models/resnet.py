@@ -211,6 +211,10 @@ class ResNet(nnx.Module):
         stages = range(1, self.num_stages + 1)
         return [(f"layer{s}.{i}", b) for s in stages for i, b in enumerate(getattr(self, f"layer{s}"))]
 
+    def stage_of(self, site: str) -> int:
+        """2 of "layer2.1"."""
+        return int(site.removeprefix("layer").split(".")[0])
+
     def __call__(
         self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False
     ) -> tuple[Float[Array, "b t features"], OrderedDict[str, Float[Array, "b t c actions"]]]:

@@ -35,7 +35,8 @@ def evaluate(
         key: for sampled policies, as published evaluation does; None: the likeliest actions.
 
     Returns:
-        `Metrics.compute()` of all clips, and `map`, the mean average precision (0 to 1).
+        `Metrics.compute()` of all clips, `map`, the mean average precision (0 to 1), and `histograms`, which
+        is `Metrics.histograms()`.
 
     Raises:
         UserError: where there was no clip.
@@ -52,4 +53,5 @@ def evaluate(
     found = total.compute()
     # Of logits that aren't numbers there is no ranking.
     numbers = math.isfinite(found["loss"])
-    return {**found, "map": scores.mean_average_precision() if numbers else math.nan}
+    found["map"] = scores.mean_average_precision() if numbers else math.nan
+    return {**found, "histograms": total.histograms()}

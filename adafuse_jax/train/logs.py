@@ -1,43 +1,52 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard events, and the progress bar."""
+"""What a run writes while it goes: metrics.jsonl, what else takes its figures, and the progress bar."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import tqdm
-from tensorboardX import SummaryWriter
 
 from adafuse_jax.errors import UserError
+from adafuse_jax.train.events import Events, Named
 
 FILE = "metrics.jsonl"
 EVENTS = "events"
 
 
 class Logs:
-    """Scalars by step, to `workdir`/metrics.jsonl (a JSON object a line) and `workdir`/events (TensorBoard).
+    """Figures by step, to `workdir`/metrics.jsonl (a JSON object a line) and `workdir`/events (TensorBoard).
 
-    A line holds `step`, `split` and `time` (seconds since 1970), then the scalars. NaN and infinity, which
-    JSON doesn't know, are written as null.
+    A line holds `step`, `split` and `time` (seconds since 1970), then the figures. NaN and infinity, which
+    JSON doesn't know, are written as null. But for `time` and `speed`, which the clock decides, a run that
+    was interrupted and went on has the same lines as one that wasn't.
 
     Args:
         workdir: folder of the run, made where missing.
         step: last step done by the checkpoint the run goes on from. What was written for later steps
             goes, as the run will do them again; everything goes with None, a run from its start.
+        others: take the same figures, as `Events` does; closed with these.
         write: False for a process that leaves the writing to another: nothing is touched.
 
     Raises:
         UserError: where a line of the existing file, the last aside, isn't JSON.
     """
 
-    def __init__(self, workdir: str | os.PathLike, step: int | None = None, write: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        step: int | None = None,
+        others: Sequence[Any] = (),
+        write: bool = True,
+    ):
         self.path = pathlib.Path(workdir) / FILE
         self.events = pathlib.Path(workdir) / EVENTS
-        self._lines = self._events = None
+        self._lines, self._others = None, others
         if not write:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +54,15 @@ class Logs:
             _drop_after(self.path, step)
         # Unbuffered: what couldn't be written isn't tried again later, in another place.
         self._lines = self.path.open("ab", buffering=0)
-        self._events = SummaryWriter(str(self.events), purge_step=0 if step is None else step + 1)
+        self._others = (Events(self.events, step), *others)
 
-    def write(self, step: int, split: str, scalars: Mapping[str, Any]) -> None:
-        """Writes one line, and each number as the TensorBoard scalar `split`/name; mappings may nest.
+    def write(self, step: int, split: str, figures: Mapping[str, Any]) -> None:
+        """Writes one line, and each figure for TensorBoard under `split`/name.
+
+        Args:
+            step: steps done.
+            split: "train" or "val".
+            figures: numbers, the counts of histograms (`train.histograms`) as lists, and mappings of those.
 
         Raises:
             UserError: where it can't be written, or the file is gone (see `check`).
@@ -56,13 +70,16 @@ class Logs:
         if self._lines is None:
             return
         self.check()
-        line = {"step": int(step), "split": split, "time": time.time(), **_plain(scalars)}
+        line = {"step": int(step), "split": split, "time": time.time(), **_plain(figures)}
+        flat = list(_flat(split, figures))
         try:
             self._lines.write((json.dumps(line, allow_nan=False) + "\n").encode())
+            for other in self._others:
+                other.write(step, flat)
         except OSError as error:
-            raise UserError(f"{self.path}: expected to write to it, found: {error.strerror}") from error
-        for name, value in _flat(split, scalars):
-            self._events.add_scalar(name, value, step)
+            raise UserError(
+                f"logs in {self.path.parent}: expected to write to them, found: {error.strerror}"
+            ) from error
 
     def check(self) -> None:
         """Raises UserError where the file isn't the one that was opened: what is written would be lost."""
@@ -75,17 +92,19 @@ class Logs:
         if not there:
             raise UserError(f"{self.path}: expected the file of this run, found it moved or deleted")
 
-    def close(self) -> None:
-        """Ends both files; what was written before is safe without it."""
+    def close(self, failed: bool = False) -> None:
+        """Ends all files; what was written before is safe without it."""
         if self._lines is not None:
             self._lines.close()
-            self._events.close()
+        for other in self._others:
+            with contextlib.suppress(OSError):  # all was written before; what could not be was told
+                other.close(failed)
 
     def __enter__(self) -> "Logs":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.close()
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
+        self.close(failed=error is not None)
 
 
 class Progress:
@@ -194,15 +213,19 @@ def _drop_after(path: pathlib.Path, step: int | None) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _plain(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
     if value is None or isinstance(value, str | int):
         return value
     value = float(value)
     return value if math.isfinite(value) else None
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
+def _flat(prefix: str, value: Any) -> Iterator[Named]:
     if isinstance(value, Mapping):
         for name, v in value.items():
             yield from _flat(f"{prefix}/{name}", v)
+    elif isinstance(value, list):
+        yield prefix, [float(v) for v in value]
     elif value is not None and not isinstance(value, str):
         yield prefix, float(value)

@@ -11,27 +11,38 @@ import jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, sources
-from adafuse_jax.train import faults, hosts, mesh
+from adafuse_jax.train import faults, hosts, mesh, preflight, record
 from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, Checkpoints, Restored, holds_checkpoint
 from adafuse_jax.train.logs import Logs, Progress
 from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.optim import make_optimizer, schedule
+from adafuse_jax.train.profile import FOLDER as PROFILE_FOLDER
+from adafuse_jax.train.profile import Profile
 from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta, start
+from adafuse_jax.train.speed import Speed
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
+from adafuse_jax.train.tracker import Tracker
 from adafuse_jax.train.window import Window
 
 _log = logging.getLogger(__name__)
 
 
-def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    workdir: Path,
+    devices: list[jax.Device] | None = None,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Trains a config to its end, or goes on with the run in `workdir`.
 
     Args:
         config: of the run.
-        workdir: folder for all that the run writes: config.json, metrics.jsonl, events/, checkpoints/.
+        workdir: folder for all that the run writes: config.json, run.json, metrics.jsonl, events/,
+            checkpoints/.
         devices: to train on; None: all.
+        profile: first and last step to trace (see `Profile`), to profile/ in the workdir; None: none.
 
     Returns:
         The last evaluation (see `Evaluator`), and `step`.
@@ -42,7 +53,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the step under way is saved.
     """
     with Stop() as stop, faults.told(config):
-        parts = build(config, devices)
+        preflight.check(config, workdir, devices)
         per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
         total = max(1, round(config.train.epochs * per_epoch))
         data = pipeline.make_train(
@@ -50,6 +61,7 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
         )
         sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
         names = sources.class_names(config.data)
+        parts = build(config, devices)
         optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
         rate = schedule(config.optimizer, per_epoch, total)
         if not holds_checkpoint(workdir / FOLDER):
@@ -59,6 +71,8 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
             mesh.replicated(parts.devices),
         )
         with claim(workdir, config), Checkpoints(workdir / FOLDER) as checkpoints:
+            if hosts.writes():
+                record.add(workdir, config, list(parts.devices.devices.flat))
             restored = checkpoints.restore_latest(state, config.model.name)
             if restored:
                 state = restored.state
@@ -72,9 +86,26 @@ def train(config: Config, workdir: Path, devices: list[jax.Device] | None = None
                 if restored.step == total and restored.meta["metrics"]:
                     _log.info("this run was finished before; nothing is left to train")
                     return restored.meta["metrics"]
-            with Logs(workdir, restored.step if restored else None, write=hosts.writes()) as logs:
+            begin = restored.step if restored else None
+            tracing = Profile(
+                profile if hosts.writes() else None, workdir / PROFILE_FOLDER, total - (begin or 0)
+            )
+            wanted = hosts.writes() and config.train.wandb_project
+            others = [Tracker(config, workdir, begin)] if wanted else []
+            with tracing, Logs(workdir, begin, others, hosts.writes()) as logs:
                 runner = _Runner(
-                    config, parts, names, total, per_epoch, optimizer, rate, data, checkpoints, logs, stop
+                    config,
+                    parts,
+                    names,
+                    total,
+                    per_epoch,
+                    optimizer,
+                    rate,
+                    data,
+                    checkpoints,
+                    logs,
+                    stop,
+                    tracing,
                 )
                 return runner.run(state, restored)
 
@@ -95,12 +126,14 @@ class _Runner:
         checkpoints,
         logs,
         stop,
+        profile,
     ):
         self.config, self.parts, self.names, self.total = config, parts, names, total
         self.rate, self.data, self.checkpoints, self.logs = rate, data, checkpoints, logs
         self.step = make_train_step(parts.graph, config, optimizer, total, parts.devices)
         self.evaluator = Evaluator(config, parts)
         self.eval_every = max(1, round(config.train.eval_every_epochs * per_epoch))
+        self.profile, self.speed = profile, Speed(list(parts.devices.devices.flat))
         self.stop, self.agreed = stop, hosts.Agreement(parts.devices)
         self.window = Window(config.train.max_skipped_steps)
 
@@ -110,17 +143,24 @@ class _Runner:
         every = settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
         result, shown = None, done
-        with Progress("train", self.total, settings.batch_size, done, write=hosts.writes()) as bar:
+        progress = Progress("train", self.total, settings.batch_size, done, write=hosts.writes())
+        with progress as bar, self.speed:
             if restored:
                 self.window.set_state(restored.data["window"])
                 if self._evaluates(done) and not restored.meta["metrics"]:  # it was stopped in the middle
                     result = self._evaluate(done, state)
             for i in range(done + 1, self.total + 1):
-                state, metrics = self.step(state, mesh.put(next(self.data), self.parts.devices), key)
+                self.profile.before(i)
+                with self.speed.waiting():
+                    batch = next(self.data)
+                state, metrics = self.step(state, mesh.put(batch, self.parts.devices), key)
+                self.speed.dispatched(metrics)
+                self.profile.after(metrics)
                 self.window.add(i, metrics)
                 asked = self.agreed(self.stop.asked or 0)  # once a step: it may change at any moment
-                if i % settings.log_every_steps == 0 or self._evaluates(i):
-                    figures = self._log(i)
+                logs = i % settings.log_every_steps == 0 or self._evaluates(i)
+                if logs:
+                    figures = self._log(i, steps=i - shown)
                     shown_figures = (figures.get(name) for name in ("loss", "top1", "gmacs_per_clip"))
                     bar.update(*shown_figures, steps=i - shown)
                     shown = i
@@ -130,6 +170,8 @@ class _Runner:
                     result = self._evaluate(i, state)
                 elif every and i % every == 0:
                     self._save(i, state, None)
+                if logs:
+                    self.speed.start()
         return result
 
     def _evaluates(self, step: int) -> bool:
@@ -142,12 +184,13 @@ class _Runner:
         _log.info("%s: saved after step %d of %d", signal.Signals(asked).name, step, self.total)
         raise KeyboardInterrupt if asked == signal.SIGINT else SystemExit(0)
 
-    def _log(self, step: int) -> dict[str, Any]:
+    def _log(self, step: int, steps: int) -> dict[str, Any]:
         total, loss = self.window.take(), self.config.loss
         weight = flops_weight_at(step - 1, self.total, loss.flops_weight, loss.flops_warmup)
         figures = total.compute() if total.clips else {"clips": 0.0}  # all of them skipped
         figures |= {"learning_rate": float(self.rate(step - 1)), "flops_weight": float(weight)}
         figures |= {"skipped_steps": int(total.skipped)}
+        figures |= {"speed": self.speed.figures(steps * self.config.train.batch_size)}
         self.logs.write(step, "train", figures)
         return figures
 

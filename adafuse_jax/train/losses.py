@@ -8,7 +8,9 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from adafuse_jax.config import Loss
 from adafuse_jax.models.gated_conv import GatedConv
+from adafuse_jax.models.recognizer import Output
 from adafuse_jax.ops import gating
 
 
@@ -98,3 +100,33 @@ def thresholds(model: nnx.Module, target: float, weight: float) -> Float[Array, 
     """CGNet's own term: weight * sum over all gated channels of (threshold - target)^2; 0 without any."""
     gated = [module for _, module in nnx.iter_modules(model) if isinstance(module, GatedConv)]
     return weight * sum((gating.distance_to_target(g.threshold[...], target) for g in gated), jnp.zeros(()))
+
+
+def parts(
+    model: nnx.Module,
+    out: Output,
+    batch: Mapping[str, Array],
+    gmacs_per_frame: Float[Array, " b"],
+    flops_weight: Float[Array, ""],
+    loss: Loss,
+) -> dict[str, Float[Array, ""]]:
+    """The terms of the loss, which is their sum: those of Eq. 6, and the model's own where it has one.
+
+    Args:
+        model: what gave `out`.
+        out: of the batch's clips.
+        batch: its "label" and "weight".
+        gmacs_per_frame: of each clip.
+        flops_weight: lambda at this step.
+        loss: of the config.
+    """
+    labels, weights = batch["label"], batch["weight"]
+    found = {
+        "cross_entropy": cross_entropy(out.logits, labels, weights, loss.label_smoothing),
+        "efficiency": efficiency(gmacs_per_frame, flops_weight, weights),
+    }
+    if loss.uniform_weight:
+        found["uniform_usage"] = loss.uniform_weight * uniform_usage(out.policies, weights)
+    if any(isinstance(module, GatedConv) for _, module in nnx.iter_modules(model)):
+        found["thresholds"] = thresholds(model, loss.threshold_target, loss.threshold_weight)
+    return found

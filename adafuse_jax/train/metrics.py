@@ -12,13 +12,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.ops import actions as act
+from adafuse_jax.train import histograms
 from adafuse_jax.train.losses import clip_cross_entropy, weighted_sum
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["clips", "loss", "top1", "top5", "gmacs", "decisions", "skipped"],
-    meta_fields=["sites", "actions"],
+    data_fields=["clips", "loss", "top1", "top5", "gmacs", "decisions", "skipped", "frames", "loss_parts"],
+    meta_fields=["sites", "actions", "stages"],
 )
 @dataclasses.dataclass(frozen=True)
 class Metrics:
@@ -35,6 +36,9 @@ class Metrics:
         skipped: steps of training whose loss or gradient wasn't finite; none of their clips count.
         sites: names of the rows.
         actions: names of the columns.
+        frames: how many frames let each share of a site's channels take each action (`histograms.of_shares`).
+        loss_parts: in training, the terms of what is minimised, each times the clips.
+        stages: of the sites, or empty.
     """
 
     clips: Float[Array, ""]
@@ -46,6 +50,9 @@ class Metrics:
     skipped: Float[Array, ""]
     sites: tuple[str, ...]
     actions: tuple[str, ...]
+    frames: Float[Array, "sites actions bins"] | None = None
+    loss_parts: Mapping[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)
+    stages: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -56,6 +63,7 @@ class Metrics:
         macs: Float[Array, " b"],
         policies: Mapping[str, Float[Array, "b t _ actions"]],
         actions: Sequence[str] = act.ALL,
+        stages: Sequence[str] = (),
     ) -> "Metrics":
         """Metrics of one batch; pure, to be called inside the compiled step.
 
@@ -66,10 +74,12 @@ class Metrics:
             macs: MACs per clip under its policies.
             policies: one-hot decisions of each site; empty for a net without policies.
             actions: names of the last axis of the policies.
+            stages: of each site, where shares are wanted by them too.
         """
         ranked = jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
         hits = (ranked == labels[:, None]).astype(jnp.float32)
         decisions = [weighted_sum(p.astype(jnp.float32).sum((1, 2)), weights) for p in policies.values()]
+        frames = [histograms.of_shares(p, weights) for p in policies.values()]
         return cls(
             clips=weights.sum(),
             loss=weighted_sum(clip_cross_entropy(logits, labels), weights),
@@ -80,12 +90,18 @@ class Metrics:
             skipped=jnp.zeros(()),
             sites=tuple(policies),
             actions=tuple(actions),
+            frames=jnp.stack(frames) if frames else jnp.zeros((0, len(actions), histograms.BINS)),
+            stages=tuple(stages),
         )
 
     def unless_skipped(self, finite: Bool[Array, ""]) -> "Metrics":
         """These of a step, or, where it wasn't finite and so was skipped, those of no clip."""
         kept = jax.tree.map(lambda a: jnp.where(finite, a, 0), self)
         return dataclasses.replace(kept, skipped=1.0 - finite)
+
+    def with_loss_parts(self, parts: Mapping[str, Float[Array, ""]]) -> "Metrics":
+        """The same of a step of training, with the terms of its loss, means over the clips."""
+        return dataclasses.replace(self, loss_parts={name: v * self.clips for name, v in parts.items()})
 
     def merge(self, other: "Metrics") -> "Metrics":
         """Metrics of both sets of clips together; the nets must have the same sites and actions."""
@@ -97,8 +113,8 @@ class Metrics:
         Returns:
             `clips`; `loss` (nats); `top1` and `top5` (0 to 1); `gmacs_per_clip`; `shares`: the share of all
             decisions that were skip, reuse and keep (0 for an action the policy can't choose; a net without
-            policies keeps everything), or each action of a net that has others; `sites`: the same for each
-            site.
+            policies keeps everything), or each action of a net that has others; `stages` and `sites`: the
+            same for each; in training `loss_parts`, the mean of each term of what is minimised.
 
         Raises:
             UserError: where there was no clip.
@@ -109,11 +125,26 @@ class Metrics:
         decisions = np.asarray(self.decisions, np.float64)
         means = {name: float(getattr(self, name)) / clips for name in ("loss", "top1", "top5", "gmacs")}
         means["gmacs_per_clip"] = means.pop("gmacs")
+        if self.loss_parts:
+            means["loss_parts"] = {name: float(v) / clips for name, v in self.loss_parts.items()}
         return {
             "clips": clips,
             **means,
             "shares": self._shares(decisions.sum(0)),
+            "stages": {
+                name: self._shares(decisions[np.asarray(self.stages) == name].sum(0))
+                for name in dict.fromkeys(self.stages)
+            },
             "sites": {name: self._shares(row) for name, row in zip(self.sites, decisions, strict=True)},
+        }
+
+    def histograms(self) -> dict[str, dict[str, list[float]]]:
+        """{site: {action: frames in each of ten bins by the share of channels that took it}}."""
+        if self.frames is None:
+            return {}
+        return {
+            site: dict(zip(self.actions, np.asarray(frames, np.float64).tolist(), strict=True))
+            for site, frames in zip(self.sites, self.frames, strict=True)
         }
 
     def _shares(self, counts: np.ndarray) -> dict[str, float]:

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import adafuse_jax
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
-from adafuse_jax.input import pipeline, views
+from adafuse_jax.input import paths, pipeline, views
 from adafuse_jax.layers import set_norm_groups
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model, options_of
@@ -35,7 +35,10 @@ _log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 # What may differ when a run goes on: it changes neither the numbers nor the order of the data.
-_FREE = {"data.threads", "data.max_bad_share", "train.log_every_steps", "train.checkpoint_every_steps"}
+_FREE = {
+    *("data.threads", "data.max_bad_share"),
+    *("train.log_every_steps", "train.checkpoint_every_steps", "train.wandb_project"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +62,10 @@ def build(config: Config, devices: list[jax.Device] | None = None) -> Parts:
     mesh.check_batch("config.train.batch_size", config.train.batch_size, grid, config.train.accumulate)
     mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, grid)
     model = make_model(config)
-    _group_norms(config, model)
+    clips, together = config.train.norm_clips, config.train.batch_size // config.train.accumulate
+    set_norm_groups(model, together // clips if clips else 1)
     graph, params, stats = states.take_apart(model)
     return Parts(model, graph, params, stats, grid)
-
-
-def _group_norms(config: Config, model: Recognizer) -> None:
-    clips, at_once = config.train.norm_clips, config.train.batch_size // config.train.accumulate
-    if clips and at_once % clips:
-        raise UserError(
-            f"config.train.norm_clips: expected a divisor of the {at_once} clips that go through the model "
-            f"together, found {clips}"
-        )
-    set_norm_groups(model, at_once // clips if clips else 1)
 
 
 def make_model(config: Config) -> Recognizer:
@@ -247,8 +241,9 @@ def _each_shown(
 
 def evaluate_checkpoint(config: Config, directory: Path, which: str = "best") -> evaluate.Result:
     """Evaluates a run's checkpoint on the validation clips of `config`; see `load` and `Evaluator`."""
+    paths.check(config.data, ("val",))
+    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, mesh.make())
     trained = load(directory, which, config)
-    mesh.check_batch("config.train.eval_batch_size", config.train.eval_batch_size, trained.parts.devices)
     result = Evaluator(config, trained.parts)(trained.parts.params, trained.parts.stats)
     return {"step": trained.step, **result}
 

@@ -35,7 +35,8 @@ def cost_of(model: Recognizer, out: Output, config: Config) -> flops.Cost:
 def measure(model: Recognizer, out: Output, cost: flops.Cost, batch: Batch) -> Metrics:
     """The metrics of a batch."""
     macs = jnp.broadcast_to(cost.actual, batch["label"].shape)
-    return Metrics.of(out.logits, batch["label"], batch["weight"], macs, out.policies, model.actions)
+    stages = [model.stage_of(site) for site in out.policies]
+    return Metrics.of(out.logits, batch["label"], batch["weight"], macs, out.policies, model.actions, stages)
 
 
 def over_views(out: Output, cost: flops.Cost, clips: int) -> tuple[Output, flops.Cost]:
@@ -99,13 +100,9 @@ def make_train_step(
         macs = cost.actual if config.loss.flops_loss == "real" else cost.upper
         gmacs_per_frame = jnp.broadcast_to(macs, batch["label"].shape) / (1e9 * config.data.num_frames)
         weight = losses.flops_weight_at(step, total_steps, config.loss.flops_weight, config.loss.flops_warmup)
-        loss = (
-            losses.cross_entropy(out.logits, batch["label"], batch["weight"], config.loss.label_smoothing)
-            + losses.efficiency(gmacs_per_frame, weight, batch["weight"])
-            + config.loss.uniform_weight * losses.uniform_usage(out.policies, batch["weight"])
-            + losses.thresholds(model, config.loss.threshold_target, config.loss.threshold_weight)
-        )
-        return loss, (running_statistics(model), measure(model, out, cost, batch))
+        parts = losses.parts(model, out, batch, gmacs_per_frame, weight, config.loss)
+        metrics = measure(model, out, cost, batch).with_loss_parts(parts)
+        return sum(parts.values()), (running_statistics(model), metrics)
 
     gradient = jax.value_and_grad(loss_of, has_aux=True)
 

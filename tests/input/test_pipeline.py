@@ -1,5 +1,6 @@
 """The stream of batches: each clip where it belongs, resumable, and nothing replaced silently."""
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -353,7 +354,8 @@ def test_wrong_requests(config, tmp_path):
     with pytest.raises(UserError, match=r"absent\.txt"):
         pipeline.make_train(config(train_list=str(tmp_path / "absent.txt")), batch_size=4, seed=0)
     with pytest.raises(UserError, match="scales of the crop"):
-        next(pipeline.make_train(config(scales=(2.0,)), batch_size=4, seed=0))
+        data = dataclasses.replace(config().data, scales=(2.0,))
+        next(pipeline.make_train(dataclasses.replace(config(), data=data), batch_size=4, seed=0))
 
 
 def test_steps_per_epoch(config):

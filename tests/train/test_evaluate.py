@@ -57,14 +57,11 @@ def evaluated(parts, config, devices=8):
 
 
 def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        if name == "sites":
-            assert found[name].keys() == value.keys()
-            for site in value:
-                assert found[name][site] == pytest.approx(value[site], **CLOSE)
-        else:
-            assert found[name] == pytest.approx(value, **CLOSE), name
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (name, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert a == pytest.approx(b, **CLOSE), name
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +79,7 @@ def test_it_is_what_a_plain_loop_over_the_clips_finds(parts, by_eight):
     model = put_together(parts.graph, parts.params, parts.stats)
     source = sources.make_source(values, "val")
     classify = jax.jit(lambda clip: put_together(parts.graph, parts.params, parts.stats)(clip))
-    logits, labels, gmacs, decisions = [], [], [], {}
+    logits, labels, gmacs, decisions, tenths = [], [], [], {}, {}
     for index in range(CLIPS):
         clip, label = source.read(index, None)
         clip = (clip / np.float32(255) - np.float32(values.data.mean)) / np.float32(values.data.std)
@@ -93,6 +90,8 @@ def test_it_is_what_a_plain_loop_over_the_clips_finds(parts, by_eight):
         gmacs.append(float(cost.actual[0]) / 1e9)
         for site, policy in out.policies.items():
             decisions.setdefault(site, []).append(np.asarray(policy).reshape(-1, 3))
+            for frame in np.asarray(policy[0]):
+                tenths.setdefault(site, []).append(np.minimum(frame.sum(0) * 10 // len(frame), 9))
     logits, labels = np.array(logits), np.array(labels)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     ranked = np.argsort(-logits, -1)
@@ -107,7 +106,16 @@ def test_it_is_what_a_plain_loop_over_the_clips_finds(parts, by_eight):
         "top5": (ranked[:, :5] == labels[:, None]).any(-1).mean(),
         "gmacs_per_clip": np.mean(gmacs),
         "shares": shares([np.concatenate(p) for p in decisions.values()]),
+        # One site a stage.
+        "stages": {f"stage{site[5]}": shares(policies) for site, policies in decisions.items()},
         "sites": {site: shares(policies) for site, policies in decisions.items()},
+        "histograms": {
+            site: {
+                action: np.bincount(np.array(bins)[:, i].astype(int), minlength=10).tolist()
+                for i, action in enumerate(("skip", "reuse", "keep"))
+            }
+            for site, bins in tenths.items()
+        },
         "map": mean_average_precision(logits, labels),
         "dense_gmacs_per_clip": cost.dense / 1e9,
         "unreadable": 0,

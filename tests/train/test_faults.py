@@ -73,9 +73,21 @@ def test_a_disk_too_full_for_the_log(tmp_path):
             for _ in range(30):
                 one_line(
                     lambda: logs.write(2, "train", {"loss": 1.0}),
-                    "metrics.jsonl: expected to write to it, found",
+                    "^logs in .*: expected to write to them, found: File too large",
                 )
     assert logs.path.read_text() == before
+
+
+def test_a_disk_too_full_for_the_events(tmp_path):
+    """They end no thread that all then wait for."""
+    with Logs(tmp_path) as logs:
+        (events,) = logs.events.iterdir()
+        logs.path.write_text("")  # shorter than they are
+        with files_of_at_most(events.stat().st_size + 10):
+            for _ in range(30):
+                one_line(
+                    lambda: logs.write(1, "train", {"loss": 1.0}), "^logs in .*: expected to write to them"
+                )
 
 
 @pytest.mark.parametrize("vanish", ["moved", "deleted"])

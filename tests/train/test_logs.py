@@ -19,16 +19,24 @@ def _lines(workdir):
 
 
 def _events(workdir):
-    """(tag, step, value) of all scalars: records of length (8 bytes), its CRC (4), the event, its CRC (4)."""
+    """(tag, step, value) of all events: records of length (8 bytes), its CRC (4), the event, its CRC (4)."""
     found = []
     for path in sorted((workdir / EVENTS).iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):
             size = int.from_bytes(data[at : at + 8], "little")
             event = event_pb2.Event.FromString(data[at + 12 : at + 12 + size])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            found += [(v.tag, event.step, _value(v)) for v in event.summary.value]
             at += size + 16
     return found
+
+
+def _value(value):
+    """A scalar, or the counts and upper limits of a histogram."""
+    if not value.HasField("histo"):
+        return value.simple_value
+    assert value.histo.num == sum(value.histo.bucket)
+    return tuple(value.histo.bucket), tuple(value.histo.bucket_limit)
 
 
 def test_lines_and_events_hold_what_was_written(tmp_path):
@@ -46,6 +54,41 @@ def test_lines_and_events_hold_what_was_written(tmp_path):
         ("train/shares/skip", 3, 0.25),
         ("val/top1", 4, 1.0),
     }
+
+
+def test_histograms_are_lists_in_the_file_and_histograms_for_tensorboard(tmp_path):
+    counts = [3, 0, 0, 0, 0, 1, 0, 0, 0, 4]
+    with Logs(tmp_path) as logs:
+        logs.write(5, "val", {"histograms": {"layer1.0": {"keep": counts}}})
+    assert _lines(tmp_path)[0]["histograms"] == {"layer1.0": {"keep": counts}}
+    ((tag, step, (found, limits)),) = _events(tmp_path)
+    assert (tag, step, list(found)) == ("val/histograms/layer1.0/keep", 5, counts)
+    np.testing.assert_allclose(limits, np.arange(1, 11) / 10)
+
+
+def test_who_else_is_told_is_told_the_same(tmp_path):
+    class Other:
+        def __init__(self):
+            self.told, self.failed = [], None
+
+        def write(self, step, values):
+            self.told += [(name, step, value) for name, value in values]
+
+        def close(self, failed):
+            self.failed = failed
+
+    other = Other()
+    with Logs(tmp_path, others=[other]) as logs:
+        logs.write(3, "train", {"loss": 0.5, "shares": {"skip": 0.25}})
+        logs.write(4, "train", {"loss": 0.25})
+    assert other.told == _events(tmp_path)
+    assert other.failed is False
+
+
+def test_a_process_that_does_not_write_touches_nothing(tmp_path):
+    with Logs(tmp_path / "run", write=False) as logs:
+        logs.write(1, "train", {"loss": 1.0})
+    assert not (tmp_path / "run").exists()
 
 
 def test_lines_are_there_before_the_end(tmp_path):

@@ -34,7 +34,8 @@ def fail():
 
 def test_a_run_writes_what_it_says(whole):
     workdir, result = whole
-    assert {path.name for path in workdir.iterdir()} == {"config.json", "metrics.jsonl", "events", FOLDER}
+    names = {"config.json", "run.json", "metrics.jsonl", "events", FOLDER}
+    assert {path.name for path in workdir.iterdir()} == names
     assert Config.from_dict(json.loads((workdir / "config.json").read_text())) == config()
     lines = logged(workdir)
     # Every second step, and before each evaluation.
@@ -42,6 +43,16 @@ def test_a_run_writes_what_it_says(whole):
     assert [line["step"] for line in lines if line["split"] == "val"] == [5, 10]
     assert sum(line["clips"] for line in lines if line["split"] == "train") == STEPS * 8  # each step once
     assert {"split": "val", **result} == lines[-1]
+    for line in (line for line in lines if line["split"] == "train"):
+        parts = line["loss_parts"]
+        assert parts.keys() == {"cross_entropy", "efficiency"}
+        assert parts["cross_entropy"] == pytest.approx(line["loss"])
+        assert line["stages"] == {"stage3": line["sites"]["layer3.0"]}
+    (start,) = json.loads((workdir / "run.json").read_text())
+    assert start["seed"] == 0
+    written = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["speed"] for line in written if line["split"] == "train"]
+    assert all(speed["clips_per_s"] > 0 and 0 <= speed["data_wait_share"] <= 1 for speed in speeds)
     assert read_meta(workdir, "latest")["metrics"] == result
     assert result["step"] == STEPS
     assert result["clips"] == 12
@@ -58,6 +69,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(whole, tmp_path):
     result = loop.train(config(), tmp_path)
     assert result == whole[1]
     assert logged(tmp_path) == logged(whole[0])
+    assert len(json.loads((tmp_path / "run.json").read_text())) == 4  # starts
     chex.assert_trees_all_equal(state_of(tmp_path, config()), state_of(whole[0], config()))
 
 
@@ -202,7 +214,8 @@ def test_to_use_a_checkpoint_the_optimiser_does_not_matter(whole):
         ),
     ],
 )
-def test_what_cannot_be_run_leaves_no_workdir(tmp_path, changed, message):
+def test_what_cannot_be_run_leaves_no_workdir(tmp_path, monkeypatch, changed, message):
+    monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("draws weights"))
     with pytest.raises(UserError, match=message):
         loop.train(config(**changed), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -68,17 +68,25 @@ def test_too_many_unreadable_clips_stop_the_run(folders, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_list_is_checked_before_anything_else(folders, tmp_path, monkeypatch, split):
+    monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("draws weights"))
     path, listed = folders
     bad = path.parent / "bad.txt"
-    for text, message in (
-        (None, "expected a text file"),
-        ("", "found none"),
-        ("clip1 3 12\n", "label in 0..11"),
-    ):
-        if text is not None:
-            bad.write_text(text)
+    for text, message in (("", "found none"), ("clip1 3 12\n", "label in 0..11"), ("clip1 3", "line 1: ")):
+        bad.write_text(text)
         with pytest.raises(UserError, match=f"{bad}.*{message}"):
             loop.train(listed(**{f"{split}_list": str(bad)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_so_are_class_names_and_mirrored_classes(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "build", lambda *_: pytest.fail("draws weights"))
+    path, listed = folders
+    bad = path.parent / "bad.txt"
+    bad.write_text("walk\nrun\n")
+    with pytest.raises(UserError, match=f"class names {bad}: expected 12 lines, found 2"):
+        loop.train(listed(class_names=str(bad)), tmp_path / "run")
+    with pytest.raises(UserError, match=f"mirrored classes {bad}, line 1: expected two classes separated by"):
+        loop.train(listed(flip=0.5, flip_labels=str(bad)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adafuse_jax.config import Loss
+from adafuse_jax.models.recognizer import Output
+from adafuse_jax.models.zoo import create_model
 from adafuse_jax.train import losses
 
 
@@ -116,3 +120,23 @@ def test_flops_weight_warms_up(warmup, step, share):
     traced = jax.jit(lambda s: losses.flops_weight_at(s, 2500, 0.125, warmup))
     np.testing.assert_allclose(losses.flops_weight_at(step, 2500, 0.125, warmup), 0.125 * share, atol=1e-7)
     np.testing.assert_allclose(traced(step), 0.125 * share, atol=1e-7)
+
+
+def test_parts_are_the_terms_that_model_and_config_have():
+    logits, labels, weights = _batch(0)
+    policies = {"a": jax.nn.one_hot(jnp.zeros((6, 2, 4), int), 3)}  # always the first of three actions
+    out, batch = Output(logits, logits[:, None], policies), {"label": labels, "weight": weights}
+    gmacs = jnp.arange(6.0)
+
+    def of(model, **loss):
+        model = nnx.eval_shape(lambda: create_model(model)) if model == "tsn_tiny" else create_model(model)
+        return losses.parts(model, out, batch, gmacs, jnp.float32(0.5), Loss(**loss))
+
+    found = of("tsn_tiny", label_smoothing=0.1)
+    assert found == {
+        "cross_entropy": pytest.approx(float(losses.cross_entropy(logits, labels, weights, 0.1))),
+        "efficiency": 0.5 * 2.5,
+    }
+    assert of("tsn_tiny", uniform_weight=3.0)["uniform_usage"] == pytest.approx(3 * (4 / 9 + 2 / 9) ** 0.5)
+    # Thresholds start at 0, one for each channel of the gated convolutions.
+    assert of("cgnet_tiny", threshold_weight=0.1)["thresholds"] == pytest.approx(0.1 * (16 + 32 + 64))

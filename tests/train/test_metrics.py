@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -132,11 +133,51 @@ def test_an_action_that_cannot_be_chosen_has_no_share(actions):
     assert found["shares"]["keep"] > 0
 
 
+def test_shares_of_a_stage_are_those_of_all_its_decisions():
+    stages = ("stage2", "stage10", "stage2")
+    metrics = Metrics.of(**_clips(0, 4), stages=stages)
+    found = metrics.merge(Metrics.of(**_clips(1, 3), stages=stages)).compute()
+    assert list(found["stages"]) == ["stage2", "stage10"]
+    assert found["stages"]["stage10"] == found["sites"]["layer10.0"]
+    for action, share in found["stages"]["stage2"].items():
+        by_site = [found["sites"][site][action] * CHANNELS[site] for site in ("layer2.0", "layer2.1")]
+        assert share == pytest.approx(sum(by_site) / (3 + 5))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 10, 64])
+def test_histograms_tell_how_frames_differ(channels):
+    """Each frame counts once for each action, in the bin of its own share of the channels."""
+    rng = np.random.default_rng(channels)
+    kept = np.concatenate([[0, channels], rng.integers(0, channels + 1, 4)]).reshape(3, FRAMES)
+    chosen = np.where(np.arange(channels) < kept[..., None], 2, 0)  # the others are skipped
+    batch = _clips(0, 3) | {"policies": {"a": np.eye(3, dtype=np.float32)[chosen]}}
+    batch["weights"][2] = 0  # padding
+    found = Metrics.of(**batch).histograms()["a"]
+
+    def counted(channels_of_frames):
+        shares = [Fraction(int(number), channels) for number in channels_of_frames]
+        below = [sum(share < Fraction(i, 10) for share in shares) for i in range(10)] + [len(shares)]
+        return np.diff(below).tolist()
+
+    assert found["keep"] == counted(kept[:2].ravel())
+    assert found["skip"] == counted(channels - kept[:2].ravel())
+    assert found["reuse"] == [2 * FRAMES] + 9 * [0]
+
+
+def test_loss_parts_are_means_over_the_clips_of_all_batches():
+    three, one = (
+        Metrics.of(**_clips(0, n)).with_loss_parts({"a": jnp.float32(v)}) for n, v in ((3, 2), (1, 6))
+    )
+    assert three.merge(one).compute()["loss_parts"] == {"a": 3.0}
+    assert "loss_parts" not in Metrics.of(**_clips(0, 3)).compute()
+
+
 def test_a_net_without_policies_keeps_everything():
     batch = _clips(0, 4) | {"policies": {}}
     found = Metrics.of(**batch).merge(Metrics.of(**batch)).compute()
     assert found["shares"] == {"skip": 0, "reuse": 0, "keep": 1}
-    assert found["sites"] == {}
+    assert found["sites"] == found["stages"] == {}
+    assert Metrics.of(**batch).histograms() == {}
 
 
 def test_equal_logits_are_no_hit_for_every_class():

@@ -179,6 +179,17 @@ def test_flops_loss_real_and_upper_differ_and_both_pay_for_skipping():
     assert (bias[1][:, 1:] < 0).all()
 
 
+def test_the_parts_of_the_loss_in_closed_form():
+    """Without smoothing the first is the metric; the second is lambda times the GMACs of a frame."""
+    trained = trainer(config())
+    for step, share in ((0, 0.0), (4, 0.5), (FULL, 1.0)):
+        _, metrics = trained.train(trained.state(step), batch(0))
+        found = metrics.compute()
+        assert found["loss_parts"]["cross_entropy"] == pytest.approx(found["loss"], rel=1e-6)
+        efficiency = share * EFFICIENCY["flops_weight"] * found["gmacs_per_clip"] / FRAMES
+        assert found["loss_parts"]["efficiency"] == pytest.approx(efficiency, rel=1e-5)
+
+
 def test_the_efficiency_weight_is_0_before_its_warm_up():
     for step in (0, 1):  # the warm-up starts at 0.25 of 8 steps
         assert largest(changes(EFFICIENCY, step)) < 1e-8
@@ -323,7 +334,9 @@ def test_groups_of_the_norms_train_alike_on_any_number_of_devices():
 def test_groups_that_do_not_divide_what_goes_through_together(train):
     together = CLIPS // train.get("accumulate", 1)
     with pytest.raises(UserError, match=f"norm_clips: expected a divisor of the {together} clips .* found"):
-        run.build(changed(SURE, **train), jax.devices()[:1])
+        config(**train)
+    with pytest.raises(UserError, match="accumulate: expected a divisor of batch_size 8, found 3"):
+        config(accumulate=3)
 
 
 def test_parts_that_the_devices_cannot_share():
