@@ -178,6 +178,10 @@ WRONG = {
     "train.seed": -1,
     "train.init_from": None,
     "train.precision": "float16",
+    "train.accumulate": 3,
+    "train.norm_clips": 5,
+    "train.ema_decay": 1.0,
+    "train.max_skipped_steps": -1,
     "train.wandb_project": None,
 }
 

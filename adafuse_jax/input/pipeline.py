@@ -61,7 +61,7 @@ class Batches(Iterator[Batch]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes on from a state that `get_state` gave."""
         self.position = state["position"]
-        self.bad = dict.fromkeys(state["bad"], "reported before")
+        self.bad = dict.fromkeys(state.get("bad", ()), "reported before")
 
     def __next__(self) -> Batch:
         """The next batch.

@@ -3,27 +3,19 @@
 Of several processes all call alike; Orbax lets each array be written once.
 """
 
-import contextlib
 import json
-import logging
 import math
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 from orbax.checkpoint import checkpoint_managers
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.train import faults, hosts
-
-_log = logging.getLogger(__name__)
-
-_GOES_ON = "the run goes on from the last whole one when that is put right"
+from adafuse_jax.train import hosts, storage
 
 FOLDER = "checkpoints"  # inside a run's workdir; holds a folder a step
 
@@ -67,7 +59,7 @@ class Checkpoints:
         self.directory = (pathlib.Path(directory) if write else find(directory)).absolute()
         if write:
             if hosts.writes():
-                _set_aside_unreadable(self.directory)
+                storage.set_aside_unreadable(self.directory)
             hosts.wait("unreadable checkpoints set aside")
         best = checkpoint_managers.BestN(get_metric_fn=_top1, n=1)
         options = ocp.CheckpointManagerOptions(
@@ -83,7 +75,7 @@ class Checkpoints:
             "meta": ocp.JsonCheckpointHandler(),
             "data": ocp.JsonCheckpointHandler(),
         }
-        with _readable(self.directory):
+        with storage.readable(self.directory):
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def save(
@@ -107,8 +99,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
         )
         if hosts.writes():
-            _check_space(self.directory, state)
-        with _written(self.directory):
+            storage.check_space(self.directory, state)
+        with storage.written(self.directory):
             saved = self._manager.save(step, args=args, metrics={"top1": metric})
         if not saved:
             latest = self._manager.latest_step()
@@ -143,18 +135,18 @@ class Checkpoints:
 
     def delete(self, step: int) -> None:
         """Deletes a checkpoint."""
-        with _written(self.directory):
+        with storage.written(self.directory):
             self._manager.wait_until_finished()
             self._manager.delete(step)
 
     def wait(self) -> None:
         """Waits until everything is written; raises UserError where something couldn't be."""
-        with _written(self.directory):
+        with storage.written(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """`wait`, and ends it."""
-        with _written(self.directory):
+        with storage.written(self.directory):
             self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
@@ -172,7 +164,7 @@ class Checkpoints:
         return self._manager.best_step() if which == "best" else self._manager.latest_step()
 
     def _json(self, step: int, item: str) -> dict[str, Any]:
-        with _readable(self.directory / str(step)):
+        with storage.readable(self.directory / str(step)):
             return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[
                 item
             ]
@@ -186,11 +178,11 @@ class Checkpoints:
         if model is not None and meta.get("model") != model:
             raise UserError(f"checkpoint {path}: expected model {model!r}, found {meta.get('model')!r}")
         abstract_state = jax.tree.map(_abstract, abstract_state)
-        with _readable(path):
-            _check_storage(path / "state")
+        with storage.readable(path):
+            storage.check_storage(path / "state")
             saved = self._manager.item_metadata(step)["state"].tree
         _check_same_arrays(path, abstract_state, saved)
-        with _readable(path):
+        with storage.readable(path):
             args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
             state = self._manager.restore(step, args=args)["state"]
         return Restored(step, state, meta, self._json(step, "data")["position"])
@@ -223,73 +215,6 @@ def read_meta(directory: str | os.PathLike, which: Which = "best") -> dict[str, 
     """
     with Checkpoints(directory, write=False) as checkpoints:
         return checkpoints.read_meta(which)
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
-    """What Orbax and its storage raise for a damaged checkpoint, as one line to the user."""
-    try:
-        yield
-    except (RuntimeError, MemoryError):  # the device's trouble, not the file's
-        raise
-    except Exception as error:  # Orbax raises bare Exceptions
-        raise UserError(
-            f"checkpoint {path}: expected a complete checkpoint, found one that can't be read"
-            f" ({faults.reason(error)})"
-        ) from error
-
-
-@contextlib.contextmanager
-def _written(directory: pathlib.Path) -> Iterator[None]:
-    """What writing raises, at once or later for what went on in the background, as one line to the user."""
-    try:
-        yield
-    except Exception as error:  # Orbax and its storage raise what they like
-        raise UserError(
-            f"checkpoint in {directory}: expected to write it, found {faults.reason(error)}; {_GOES_ON}"
-        ) from error
-
-
-def _check_space(directory: pathlib.Path, state: Any) -> None:
-    # Beforehand, as Orbax lets each of its threads print its own traceback.
-    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    free = shutil.disk_usage(directory).free if directory.is_dir() else needed
-    if free < needed:
-        raise UserError(
-            f"checkpoint in {directory}: expected {needed} bytes free to write it, found {free}; {_GOES_ON}"
-        )
-
-
-def _set_aside_unreadable(directory: pathlib.Path) -> None:
-    steps = sorted((p for p in directory.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
-    unreadable = []
-    for step in steps:
-        try:
-            with _readable(step):
-                for item in ("meta", "data", "metrics"):
-                    json.loads(
-                        (step / item / "metadata" if item != "metrics" else step / item / item).read_text()
-                    )
-                _check_storage(step / "state")
-        except UserError as error:
-            unreadable.append((step, error))
-    for step, error in unreadable:
-        if len(unreadable) == len(steps):
-            raise error
-        aside = step.with_name(step.name + ".unreadable")
-        _log.warning("%s: set aside as %s", error, aside.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        step.rename(aside)
-
-
-def _check_storage(state: pathlib.Path) -> None:
-    # Reads all bytes once. Orbax notices the same damage, but reads all arrays at once and lets each
-    # failure print its own traceback from a thread.
-    if not (state / "manifest.ocdbt").exists() or not (state / "_METADATA").exists():
-        raise FileNotFoundError(f"{state} lacks manifest.ocdbt or _METADATA")
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{state.as_uri()}/"}).result()
-    for key in store.list().result():
-        store.read(key).result()
 
 
 def _top1(metrics: Mapping[str, Any]) -> float:

@@ -1,7 +1,7 @@
 """TensorBoard: scalars and histograms by step.
 
-Written at once, not by tensorboardX's SummaryWriter: its thread ends on a full disk, and the run would wait for
-it for good.
+Written at once, not by tensorboardX's SummaryWriter: its thread ends on a full disk, and the run would wait
+for it for good.
 """
 
 import os

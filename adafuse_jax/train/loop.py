@@ -19,12 +19,13 @@ from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.optim import make_optimizer, schedule
 from adafuse_jax.train.profile import FOLDER as PROFILE_FOLDER
 from adafuse_jax.train.profile import Profile
-from adafuse_jax.train.run import Evaluator, Parts, build, claim, meta, start
+from adafuse_jax.train.run import Evaluator, Parts, build, meta, start
 from adafuse_jax.train.speed import Speed
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
 from adafuse_jax.train.tracker import Tracker
-from adafuse_jax.train.window import Window
+from adafuse_jax.train.window import EMPTY, Window
+from adafuse_jax.train.workdir import claim
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class _Runner:
         progress = Progress("train", self.total, settings.batch_size, done, write=hosts.writes())
         with progress as bar, self.speed:
             if restored:
-                self.window.set_state(restored.data["window"])
+                self.window.set_state(restored.data.get("window", EMPTY))
                 if self._evaluates(done) and not restored.meta["metrics"]:  # it was stopped in the middle
                     result = self._evaluate(done, state)
             for i in range(done + 1, self.total + 1):

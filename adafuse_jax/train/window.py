@@ -13,6 +13,9 @@ from adafuse_jax.train.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 
+EMPTY = {"sums": None, "skipped_in_a_row": 0}  # a window's state without any step
+
+
 class Window:
     """Gathers the steps' metrics without waiting for the devices before they are wanted.
 

@@ -17,6 +17,7 @@ from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.train import loop, run
 from adafuse_jax.train.checkpoint import FOLDER, read_meta
+from adafuse_jax.train.workdir import claim
 
 STEPS = 10  # of the runs of `config`
 
@@ -145,21 +146,21 @@ def test_a_workdir_holds_one_run(whole, changed, message):
 
 def test_a_run_without_a_checkpoint_may_be_replaced(tmp_path):
     for seed in (0, 1):
-        with run.claim(tmp_path, config(seed=seed)):
+        with claim(tmp_path, config(seed=seed)):
             assert json.loads((tmp_path / "config.json").read_text())["train"]["seed"] == seed
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     with (
         pytest.raises(UserError, match=r"config\.train\.seed=1, this one has 0"),
-        run.claim(tmp_path, config()),
+        claim(tmp_path, config()),
     ):
         pytest.fail("claimed")
 
 
 def test_a_workdir_is_held_by_one_process(tmp_path):
     taken = pytest.raises(UserError, match=r"workdir .*: expected none to train in it, found another process")
-    with run.claim(tmp_path, config()), taken:
+    with claim(tmp_path, config()), taken:
         loop.train(config(), tmp_path)
-    with run.claim(tmp_path, config()):  # free again
+    with claim(tmp_path, config()):  # free again
         pass
 
 
