@@ -36,7 +36,8 @@ class Metrics:
         skipped: steps of training whose loss or gradient wasn't finite; none of their clips count.
         sites: names of the rows.
         actions: names of the columns.
-        frames: how many frames let each share of a site's channels take each action (`histograms.of_shares`).
+        frames: how many frames let each share of a site's channels take each action (`histograms.of_shares`);
+            None in training.
         loss_parts: in training, the terms of what is minimised, each times the clips.
         stages: of the sites, or empty.
     """
@@ -100,8 +101,12 @@ class Metrics:
         return dataclasses.replace(kept, skipped=1.0 - finite)
 
     def with_loss_parts(self, parts: Mapping[str, Float[Array, ""]]) -> "Metrics":
-        """The same of a step of training, with the terms of its loss, means over the clips."""
-        return dataclasses.replace(self, loss_parts={name: v * self.clips for name, v in parts.items()})
+        """The same of a step of training, with the terms of its loss, means over the clips.
+
+        Without the histograms, which only evaluations show.
+        """
+        sums = {name: value * self.clips for name, value in parts.items()}
+        return dataclasses.replace(self, loss_parts=sums, frames=None)
 
     def merge(self, other: "Metrics") -> "Metrics":
         """Metrics of both sets of clips together; the nets must have the same sites and actions."""

@@ -169,6 +169,7 @@ def test_loss_parts_are_means_over_the_clips_of_all_batches():
         Metrics.of(**_clips(0, n)).with_loss_parts({"a": jnp.float32(v)}) for n, v in ((3, 2), (1, 6))
     )
     assert three.merge(one).compute()["loss_parts"] == {"a": 3.0}
+    assert three.histograms() == {}
     assert "loss_parts" not in Metrics.of(**_clips(0, 3)).compute()
 
 
