@@ -65,9 +65,7 @@ def compiled(name: str, norm_clips: int) -> tuple[str, int]:
 
 
 def main() -> None:
-    print(
-        f"{'model':20s} {'norms over':12s} {'parameters':>11s} {'all-reduced':>11s} {'operands':>8s}  of < 16 kB"
-    )
+    print("model                norms over    parameters all-reduced operands  of < 16 kB")
     for name in sys.argv[1:] or MODELS:
         for norm_clips in (0, 1):
             text, parameters = compiled(name, norm_clips)
