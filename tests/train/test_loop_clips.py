@@ -1,5 +1,6 @@
 """Training on lists of clips: what can't be read is reported, counted and never replaced."""
 
+import dataclasses
 import logging
 import runpy
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from runs import PLAIN, VIDEOS, config, logged
+from runs import PLAIN, VIDEOS, at, config, logged
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
@@ -64,6 +65,23 @@ def test_too_many_unreadable_clips_stop_the_run(folders, tmp_path):
         (path.parent / "clip5" / f"img_{frame:05d}.jpg").write_bytes(b"no JPEG")
     with pytest.raises(UserError, match=r"1 of 24 clips can't be read, .*max_bad_share 0.01; .*clip5/img_0"):
         loop.train(listed(), tmp_path / "run")
+
+
+def test_clips_that_vanish_stop_the_run_and_it_goes_on_when_they_are_back(folders, tmp_path, idle_step):
+    path, listed = folders
+    values = listed(threads=1)
+    values = dataclasses.replace(values, train=dataclasses.replace(values.train, epochs=20.0))
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Evaluator", lambda *_: lambda *_: {"loss": 1.0, "top1": 0.0})
+        at(patch, 4, lambda: path.parent.rename(elsewhere))
+        with pytest.raises(UserError, match=r"1 of 24 clips can't be read, .* the last is .*clip\d+") as info:
+            loop.train(values, tmp_path / "run")
+        assert "\n" not in str(info.value)
+        assert read_meta(tmp_path / "run", "latest")["metrics"]["step"] == 3
+        elsewhere.rename(path.parent)
+        loop.train(values, tmp_path / "run")
+    assert [line["step"] for line in logged(tmp_path / "run") if line["split"] == "val"] == [*range(3, 61, 3)]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

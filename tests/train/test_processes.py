@@ -118,10 +118,11 @@ def test_one_of_them_writes_and_prints(together):
     assert ["train: 80/80" in of[1] for of in printed] == [True, False]
 
 
-def test_their_run_goes_on_in_one(together, alone, tmp_path):
+@pytest.mark.parametrize("devices", [8, 2])
+def test_their_run_goes_on_in_one(together, alone, tmp_path, devices):
     workdir = shutil.copytree(together[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / "10")
-    loop.train(together[1], workdir)
+    loop.train(together[1], workdir, jax.devices()[:devices])
     assert_alike(workdir, alone, together[1])
 
 
