@@ -13,6 +13,7 @@ from adafuse_jax.config import Data
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.zoo import create_model
+from adafuse_jax.predict import as_filmed
 from adafuse_jax.train import run
 from adafuse_jax.train.checkpoint import find
 from adafuse_jax.train.state import put_together
@@ -108,9 +109,7 @@ def model_of(trained: run.Trained) -> Recognizer:
 
 def card_of(trained: run.Trained) -> weights.Card:
     """The card of a checkpoint's weights."""
-    config, data = trained.config, trained.config.data
-    if data.name == "moving_shapes":  # drawn to fill the image
-        data = dataclasses.replace(data, resize=data.image_size)
+    config, data = trained.config, as_filmed(trained.config.data)
     return weights.Card(
         config.model.name,
         data.num_classes,

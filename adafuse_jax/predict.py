@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adafuse_jax.config import Data
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import decode, views
 from adafuse_jax.input.manifest import Clip
@@ -45,6 +46,14 @@ class Prediction:
         return "\n".join(lines)
 
 
+def as_filmed(data: Data) -> Data:
+    """How a video is to be looked at by a model trained on `data`.
+
+    The drawn shapes of moving_shapes fill the image: a crop would be another scale than the one trained on.
+    """
+    return dataclasses.replace(data, resize=data.image_size) if data.name == "moving_shapes" else data
+
+
 def predict(path: Path, trained: Trained) -> Prediction:
     """Classifies a video file as evaluation does: the same views of it, the likeliest actions.
 
@@ -52,10 +61,7 @@ def predict(path: Path, trained: Trained) -> Prediction:
         UserError: for a video that can't be read.
     """
     config, found = trained.config, []
-    data = config.data
-    if data.name == "moving_shapes":
-        # They fill the image: a crop would be another scale than the one trained on.
-        data = dataclasses.replace(data, resize=data.image_size)
+    data = as_filmed(config.data)
 
     def read_frames(choose: Callable[[int], Sequence[int]]) -> list[decode.Image]:
         return decode.read_frames(Clip(path, 0), lambda n: found.append(n) or choose(n))

@@ -24,7 +24,7 @@ NO_VIDEO = "no video stream"  # a reason that `adafuse check-data` counts apart
 
 # av raises its own errors and, for odd streams, plain ones: a pixel format that swscale doesn't know, a
 # picture too large to hold.
-_FAILURES = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, cv2.error)
+FAILURES = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, cv2.error)
 
 
 class UnreadableClip(Exception):
@@ -149,7 +149,7 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
                 raise UnreadableClip(path, "no decoder for the video stream")
             stream.codec_context.thread_count = 1
             yield container, stream
-    except _FAILURES as error:
+    except FAILURES as error:
         raise UnreadableClip(path, getattr(error, "strerror", None) or str(error)) from error
 
 
@@ -209,7 +209,7 @@ def decode_image(data: bytes, path: Path, fast: bool = False) -> Image:
     try:
         # From memory, not by imread: that fills what is missing of a truncated file with grey.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except _FAILURES as error:
+    except FAILURES as error:
         raise UnreadableClip(path, "not an image") from error
     if image is None:
         raise UnreadableClip(path, "a broken image, or not one")

@@ -3,6 +3,7 @@
 Of several processes all call alike; Orbax lets each array be written once.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -96,7 +97,9 @@ class Checkpoints:
         # Checked here, as the background writer would fail out of sight.
         meta, data = json.loads(json.dumps(dict(meta))), json.loads(json.dumps({"position": data_position}))
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta), data=ocp.args.JsonSave(data)
+            state=ocp.args.StandardSave(_fields(state)),
+            meta=ocp.args.JsonSave(meta),
+            data=ocp.args.JsonSave(data),
         )
         if hosts.writes():
             storage.check_space(self.directory, state)
@@ -177,14 +180,16 @@ class Checkpoints:
         meta = self._json(step, "meta")
         if model is not None and meta.get("model") != model:
             raise UserError(f"checkpoint {path}: expected model {model!r}, found {meta.get('model')!r}")
-        abstract_state = jax.tree.map(_abstract, abstract_state)
+        wanted = jax.tree.map(_abstract, _fields(abstract_state))
         with storage.readable(path):
             storage.check_storage(path / "state")
             saved = self._manager.item_metadata(step)["state"].tree
-        _check_same_arrays(path, abstract_state, saved)
+        storage.check_same_arrays(path, wanted, saved)
         with storage.readable(path):
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
             state = self._manager.restore(step, args=args)["state"]
+        if dataclasses.is_dataclass(abstract_state):
+            state = dataclasses.replace(abstract_state, **state)
         return Restored(step, state, meta, self._json(step, "data")["position"])
 
 
@@ -222,28 +227,17 @@ def _top1(metrics: Mapping[str, Any]) -> float:
     return -math.inf if top1 is None or math.isnan(top1) else top1
 
 
+def _fields(state: Any) -> Any:
+    """A dataclass as a dict of its fields, under the same names in storage, and without those that are None.
+
+    So a field that came with a later version, and isn't used, is neither written nor missed.
+    """
+    if not dataclasses.is_dataclass(state):
+        return state
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _describe(leaf: Any) -> str:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # Orbax saves a key as its data
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _check_same_arrays(path: pathlib.Path, expected: Any, found: Any) -> None:
-    def arrays(tree):
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-        return {
-            jax.tree_util.keystr(key, simple=True, separator="."): _describe(leaf) for key, leaf in leaves
-        }
-
-    expected, found = arrays(expected), arrays(found)
-    for key in sorted(expected | found):
-        if expected.get(key) != found.get(key):
-            raise UserError(
-                f"checkpoint {path} is of another model: {key}: expected"
-                f" {expected.get(key, 'no such array')}, found {found.get(key, 'no such array')}"
-            )

@@ -94,3 +94,27 @@ def check_storage(state: pathlib.Path) -> None:
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"{state.as_uri()}/"}).result()
     for key in store.list().result():
         store.read(key).result()
+
+
+def _describe(leaf: Any) -> str:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # Orbax saves a key as its data
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def check_same_arrays(path: pathlib.Path, expected: Any, found: Any) -> None:
+    """Raises UserError naming the first array of a checkpoint that differs in place, type or shape."""
+
+    def arrays(tree):
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {
+            jax.tree_util.keystr(key, simple=True, separator="."): _describe(leaf) for key, leaf in leaves
+        }
+
+    expected, found = arrays(expected), arrays(found)
+    for key in sorted(expected | found):
+        if expected.get(key) != found.get(key):
+            raise UserError(
+                f"checkpoint {path} is of another model: {key}: expected"
+                f" {expected.get(key, 'no such array')}, found {found.get(key, 'no such array')}"
+            )

@@ -69,7 +69,9 @@ def _arrays(checkpoint: Path) -> dict[str, np.ndarray]:
                 reader.metadata(state).item_metadata.tree,
             )
             tree = reader.restore(state, like)
-        leaves = jax.tree_util.tree_flatten_with_path({"p": tree["params"], "s": tree["stats"]})[0]
+        # Averaged weights, where a run has them, are what its checkpoints are used with.
+        weights = tree.get("ema") or (tree["params"], tree["stats"])
+        leaves = jax.tree_util.tree_flatten_with_path(tuple(weights))[0]
     except Exception as error:  # Orbax raises bare Exceptions
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
         raise UserError(
