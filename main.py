@@ -29,11 +29,13 @@ WHICH = flags.DEFINE_enum("which", "best", ["best", "latest"], "eval: which chec
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import loop
+    from adafuse_jax.train import compiled, loop
     from adafuse_jax.train import run as runs
 
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs") / name)
+    if MODE.value == "train" or workdir.is_dir():
+        compiled.keep(workdir)
     if MODE.value == "train":
         for flag in ("checkpoint", "which"):
             if flags.FLAGS[flag].present:

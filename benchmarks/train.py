@@ -103,7 +103,15 @@ def compare(args: argparse.Namespace, frameworks: tuple[str, ...], folder: str) 
 def _in_its_own_process(args: argparse.Namespace, framework: str, model: str, folder: str) -> dict:
     command = [sys.executable, "-m", "benchmarks.train", "--measure", framework, model, folder]
     command += ["--image_size", str(args.image_size), "--batch", str(args.batch), "--steps", str(args.steps)]
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = dict(os.environ)
+    if framework != "torch" and (torch := util.find_spec("torch")):
+        # Libraries of ours import it where they find it.
+        folders = environment.get("PYTHONPATH", "").split(os.pathsep)
+        theirs = Path(torch.origin).parent.parent
+        environment["PYTHONPATH"] = os.pathsep.join(f for f in folders if f and Path(f) != theirs)
+    out = subprocess.run(
+        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     return json.loads(out.splitlines()[-1])
 
 
