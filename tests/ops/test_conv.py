@@ -58,6 +58,26 @@ def test_pointwise_is_the_1x1_convolution(h, w, inputs, outputs, strides, seed):
     assert_close(with_gradients(lambda x, k: conv.pointwise(x, k, strides))(*arguments), wanted)
 
 
+@settings(max_examples=5, deadline=None)
+@given(
+    st.integers(3, 9),
+    st.integers(3, 9),
+    CHANNELS,
+    st.sampled_from([(1, 1), (2, 2), (1, 3)]),
+    st.sampled_from([((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (2, 0))]),
+    st.integers(0, 99),
+)
+def test_depthwise_is_the_convolution_by_groups_of_one(h, w, channels, strides, pads, seed):
+    x, kernel = drawn(seed, (2, h, w, channels), (3, 3, 1, channels))
+
+    def run(function):
+        y, gradients = jax.vjp(function, x, kernel)
+        return y, *gradients(jnp.sin(jnp.arange(1.0, y.size + 1)).reshape(y.shape))
+
+    wanted = quick_jit(lambda: run(lambda x, k: xla(x, k, strides, pads, feature_group_count=channels)))()
+    assert_close(quick_jit(lambda: run(lambda x, k: conv.depthwise(x, k, strides, pads)))(), wanted)
+
+
 def test_winograds_rounding_stays_near_that_of_a_direct_sum():
     x, kernel = drawn(0, (2, 8, 8, 128), (3, 3, 128, 16))
     exact = np.zeros((2, 8, 8, 16))
@@ -79,6 +99,8 @@ def test_winograds_rounding_stays_near_that_of_a_direct_sum():
         ((128, 128), {"padding": "SAME", "kernel_dilation": 2}, jnp.float32, None),
         ((128, 128), {"padding": "SAME", "feature_group_count": 64}, jnp.float32, None),
         ((128, 128), {"padding": "SAME", "strides": 2}, jnp.float32, None),
+        ((8, 8), {"padding": "SAME", "strides": 2, "feature_group_count": 8}, jnp.float32, "depthwise"),
+        ((8, 16), {"padding": "SAME", "feature_group_count": 8}, jnp.float32, None),
         ((128, 16), {"padding": "SAME"}, jnp.float32, None),
         ((8, 4), {"kernel_size": (1, 1), "strides": 2, "padding": "SAME"}, jnp.float32, "pointwise"),
         ((8, 4), {"kernel_size": (1, 1), "padding": ((1, 1), (1, 1))}, jnp.float32, None),
@@ -89,9 +111,11 @@ def test_modules_compute_the_same(channels, options, dtype, used, monkeypatch):
     (x,) = drawn(1, (4, 8, 8, channels[0]))
     x = x.astype(dtype)
     taken = []
-    for name in ("winograd", "pointwise"):
+    for name in ("winograd", "pointwise", "depthwise"):
         way = getattr(conv, name)
-        monkeypatch.setattr(conv, name, lambda *a, way=way, name=name: taken.append(name) or way(*a))
+        monkeypatch.setattr(
+            conv, name, lambda *a, way=way, name=name, **o: taken.append(name) or way(*a, **o)
+        )
     results = []
     for function in (conv.conv, jax.lax.conv_general_dilated):
         layer = nnx.Conv(*channels, **options, conv_general_dilated=function, dtype=dtype, rngs=nnx.Rngs(0))
