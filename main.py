@@ -40,12 +40,14 @@ PROFILE = flags.DEFINE_string(
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import hosts, loop, profile
+    from adafuse_jax.train import compiled, hosts, loop, profile
     from adafuse_jax.train import run as runs
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs") / name)
+    if MODE.value == "train" or workdir.is_dir():
+        compiled.keep(workdir)
     if MODE.value == "train":
         for flag in ("checkpoint", "which"):
             if flags.FLAGS[flag].present:

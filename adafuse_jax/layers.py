@@ -77,16 +77,15 @@ class BatchNorm(nnx.Module):
         self.mean[...], self.var[...] = norm.update(self.running, batch, count, self.momentum)
 
     def __call__(self, x: Float[Array, "*n c"], train: bool = False) -> Float[Array, "*n c"]:
-        statistics = self.running
-        if train:
-            statistics = norm.moments(x, self.groups)
-            self.update(statistics, x.size // x.shape[-1])
         if self.scale is None:
-            mean, _ = self.running
-            scale, bias = jnp.ones_like(mean), jnp.zeros_like(mean)
+            scale, bias = jnp.ones_like(self.mean[...]), jnp.zeros_like(self.mean[...])
         else:
             scale, bias = self.scale[...], self.bias[...]
-        return norm.normalize(x, statistics, scale, bias, self.epsilon)
+        if not train:
+            return norm.normalize(x, self.running, scale, bias, self.epsilon)
+        y, statistics = norm.batch_norm(x, scale, bias, self.epsilon, self.groups)
+        self.update(statistics, x.size // x.shape[-1])
+        return y
 
 
 def set_norm_groups(model: nnx.Module, groups: int) -> None:

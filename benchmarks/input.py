@@ -72,7 +72,7 @@ def main() -> None:
         if args.resize:
             compare_resizing(folder / "webm")
             return
-        _prepare(folder, short_side=72 if args.memory else 256)
+        prepare(folder, short_side=72 if args.memory else 256)
         if args.memory:
             watch_memory(folder)
         else:
@@ -198,7 +198,8 @@ def _ours(
     return pipeline.make_train(Config(data=data), batch_size=batch, seed=0)
 
 
-def _prepare(folder: Path, short_side: int) -> None:
+def prepare(folder: Path, short_side: int) -> None:
+    """Prepares the clips of `video_files.make` under the folder, as data.prepare does."""
     command = [sys.executable, "-m", "data.prepare", "video_list", "--manual_dir", str(folder)]
     command += ["--data_dir", str(folder / "prepared"), "--train_list", "webm.txt", "--splits", "train"]
     command += ["--short_side", str(short_side), "--quality", str(video_files.QUALITY)]

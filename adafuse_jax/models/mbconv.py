@@ -11,6 +11,7 @@ from adafuse_jax.layers import BatchNorm, normal
 from adafuse_jax.models.resnet import per_frame
 from adafuse_jax.models.sites import Decider
 from adafuse_jax.ops import costs
+from adafuse_jax.ops.conv import conv as convolve
 from adafuse_jax.ops.drop_path import drop_path
 
 PADDINGS = ("same", "torch")
@@ -40,6 +41,7 @@ def conv(
         use_bias=bias,
         kernel_init=normal((2 / (kernel * kernel * features / groups)) ** 0.5),  # He et al. 2015, fan out
         dtype=dtype,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 

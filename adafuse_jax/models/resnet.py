@@ -16,6 +16,8 @@ from adafuse_jax.layers import BatchNorm, normal
 from adafuse_jax.models.gated_conv import PUBLISHED_MACS, GatedConv
 from adafuse_jax.models.sites import Decider, Deciders
 from adafuse_jax.ops import costs
+from adafuse_jax.ops.conv import conv as convolve
+from adafuse_jax.ops.pooling import max_pool
 from adafuse_jax.ops.shift import online_shift, temporal_shift
 
 SHIFTS = {None: None, "tsm": temporal_shift, "online": online_shift}
@@ -51,6 +53,7 @@ def conv(
         use_bias=bias,
         kernel_init=normal((2 / (kernel * kernel * features)) ** 0.5),  # He et al. 2015, fan out
         dtype=dtype,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 
@@ -221,7 +224,7 @@ class ResNet(nnx.Module):
         """Frame features, and the policy of each site."""
         x = jax.nn.relu(self.bn1(per_frame(self.conv1, clip), train))
         if self.stem.max_pool:
-            x = per_frame(lambda f: nnx.max_pool(f, (3, 3), (2, 2), [(1, 1), (1, 1)]), x)
+            x = per_frame(lambda f: max_pool(f, padding=1, ceil=False), x)
         policies = OrderedDict()
         for i, (name, block) in enumerate(self.named_blocks()):
             site_key = None if key is None else jax.random.fold_in(key, i)

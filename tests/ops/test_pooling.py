@@ -1,8 +1,10 @@
 """Pooling against windows taken one by one, as PyTorch's documentation defines them."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,3 +64,40 @@ def test_sides_of_the_3x3_pool_of_stride_2(size, out):
 def test_types_stay():
     x = jnp.ones((1, 4, 4, 2), jnp.bfloat16)
     assert pooling.max_pool(x).dtype == pooling.avg_pool(x).dtype == jnp.bfloat16
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    SIDES,
+    SIDES,
+    st.sampled_from([(3, 2, 0), (3, 1, 1), (3, 2, 1), (2, 2, 0), (3, 3, 1)]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_max_pools_gradient_goes_to_the_first_of_the_largest(h, w, geometry, ceil, seed):
+    if not ceil and min(h, w) + 2 * geometry[2] < geometry[0]:
+        return
+    window, stride, padding = geometry
+    x = jnp.asarray(images(h, w, seed).round())  # many are alike
+
+    def run(x):
+        y, gradient = jax.vjp(lambda x: pooling.max_pool(x, *geometry, ceil=ceil), x)
+        dy = jnp.arange(1.0, y.size + 1).reshape(y.shape)
+        return y, dy, gradient(dy)[0]
+
+    y, dy, dx = map(np.asarray, quick_jit(run)(x))
+    np.testing.assert_array_equal(y, pooling.max_pool(x, *geometry, ceil=ceil))
+    wanted = np.zeros(x.shape, np.float32)
+    for n, i, j, c in np.ndindex(y.shape):
+        top, left = max(0, i * stride - padding), max(0, j * stride - padding)
+        seen = np.asarray(x)[n, top : i * stride - padding + window, left : j * stride - padding + window, c]
+        p, q = np.unravel_index(seen.argmax(), seen.shape)
+        wanted[n, top + p, left + q, c] += dy[n, i, j, c]
+    np.testing.assert_allclose(dx, wanted, rtol=1e-6)
+
+
+def test_max_pool_passes_nan_on():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    y, _ = jax.vjp(pooling.max_pool, x)
+    assert jnp.isnan(y).any()
+    np.testing.assert_array_equal(y, pooling.max_pool(x))

@@ -1,0 +1,136 @@
+"""Convolutions with gradients of their own against `jax.lax.conv_general_dilated` and its gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import quick_jit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adafuse_jax.ops import conv
+
+xla = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def drawn(seed, *shapes):
+    random = np.random.default_rng(seed)
+    return [jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def with_gradients(function):
+    """(x, kernel, dy) -> output, dx, dkernel."""
+
+    def run(x, kernel, dy):
+        y, gradients = jax.vjp(function, x, kernel)
+        return y, *gradients(dy)
+
+    return quick_jit(run)
+
+
+def assert_close(found, wanted):
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+SIDES, CHANNELS = st.integers(1, 7), st.integers(1, 5)
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 3), SIDES, SIDES, CHANNELS, CHANNELS, st.integers(0, 99))
+def test_winograd_is_the_3x3_convolution(n, h, w, inputs, outputs, seed):
+    arguments = drawn(seed, (n, h, w, inputs), (3, 3, inputs, outputs), (n, h, w, outputs))
+    wanted = with_gradients(lambda x, k: xla(x, k, (1, 1), ((1, 1), (1, 1))))(*arguments)
+    assert_close(with_gradients(conv.winograd)(*arguments), wanted)
+
+
+@settings(max_examples=5, deadline=None)
+@given(SIDES, SIDES, CHANNELS, CHANNELS, st.sampled_from([(1, 1), (2, 2), (1, 3)]), st.integers(0, 99))
+def test_pointwise_is_the_1x1_convolution(h, w, inputs, outputs, strides, seed):
+    p, q = -(-h // strides[0]), -(-w // strides[1])
+    arguments = drawn(seed, (2, h, w, inputs), (1, 1, inputs, outputs), (2, p, q, outputs))
+    wanted = with_gradients(lambda x, k: xla(x, k, strides, "VALID"))(*arguments)
+    assert_close(with_gradients(lambda x, k: conv.pointwise(x, k, strides))(*arguments), wanted)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.integers(3, 9),
+    st.integers(3, 9),
+    CHANNELS,
+    st.sampled_from([(1, 1), (2, 2), (1, 3)]),
+    st.sampled_from([((0, 0), (0, 0)), ((1, 1), (1, 1)), ((0, 1), (2, 0))]),
+    st.integers(0, 99),
+)
+def test_depthwise_is_the_convolution_by_groups_of_one(h, w, channels, strides, pads, seed):
+    x, kernel = drawn(seed, (2, h, w, channels), (3, 3, 1, channels))
+
+    def run(function):
+        y, gradients = jax.vjp(function, x, kernel)
+        return y, *gradients(jnp.sin(jnp.arange(1.0, y.size + 1)).reshape(y.shape))
+
+    wanted = quick_jit(lambda: run(lambda x, k: xla(x, k, strides, pads, feature_group_count=channels)))()
+    assert_close(quick_jit(lambda: run(lambda x, k: conv.depthwise(x, k, strides, pads)))(), wanted)
+
+
+def test_winograds_rounding_stays_near_that_of_a_direct_sum():
+    x, kernel = drawn(0, (2, 8, 8, 128), (3, 3, 128, 16))
+    exact = np.zeros((2, 8, 8, 16))
+    padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for i, j in np.ndindex(3, 3):
+        exact += padded[:, i : i + 8, j : j + 8] @ np.asarray(kernel[i, j], np.float64)
+    fast = jax.vjp(conv.winograd, x, kernel)[0]
+    assert np.abs(np.asarray(fast) - exact).max() < 2e-6 * np.abs(exact).max()
+
+
+# Where each way is taken, and what XLA alone can do, through the module that calls `conv`.
+@pytest.mark.parametrize(
+    ("channels", "options", "dtype", "used"),
+    [
+        ((128, 128), {"padding": ((1, 1), (1, 1))}, jnp.float32, "winograd"),
+        ((128, 128), {"padding": "SAME"}, jnp.float32, "winograd"),
+        ((128, 128), {"padding": "SAME"}, jnp.bfloat16, None),
+        ((128, 128), {"padding": "VALID"}, jnp.float32, None),
+        ((128, 128), {"padding": "SAME", "kernel_dilation": 2}, jnp.float32, None),
+        ((128, 128), {"padding": "SAME", "feature_group_count": 64}, jnp.float32, None),
+        ((128, 128), {"padding": "SAME", "strides": 2}, jnp.float32, None),
+        ((8, 8), {"padding": "SAME", "strides": 2, "feature_group_count": 8}, jnp.float32, "depthwise"),
+        ((8, 16), {"padding": "SAME", "feature_group_count": 8}, jnp.float32, None),
+        ((128, 16), {"padding": "SAME"}, jnp.float32, None),
+        ((8, 4), {"kernel_size": (1, 1), "strides": 2, "padding": "SAME"}, jnp.float32, "pointwise"),
+        ((8, 4), {"kernel_size": (1, 1), "padding": ((1, 1), (1, 1))}, jnp.float32, None),
+    ],
+)
+def test_modules_compute_the_same(channels, options, dtype, used, monkeypatch):
+    options = {"kernel_size": (3, 3), **options}
+    (x,) = drawn(1, (4, 8, 8, channels[0]))
+    x = x.astype(dtype)
+    taken = []
+    for name in ("winograd", "pointwise", "depthwise"):
+        way = getattr(conv, name)
+        monkeypatch.setattr(
+            conv, name, lambda *a, way=way, name=name, **o: taken.append(name) or way(*a, **o)
+        )
+    results = []
+    for function in (conv.conv, jax.lax.conv_general_dilated):
+        layer = nnx.Conv(*channels, **options, conv_general_dilated=function, dtype=dtype, rngs=nnx.Rngs(0))
+        graph, params = nnx.split(layer)
+
+        def loss(params, x, graph=graph):
+            return jnp.square(nnx.merge(graph, params)(x).astype(jnp.float32)).mean()
+
+        results.append(jax.tree.leaves(quick_jit(jax.grad(loss, (0, 1)))(params, x)))
+    assert taken == ([used] if used else [])
+    assert_close(*([np.asarray(a, np.float32) for a in r] for r in results))
+
+
+def test_without_gradients_it_is_xlas():
+    x, kernel = drawn(2, (4, 8, 8, 128), (3, 3, 128, 128))
+    jaxpr = str(jax.make_jaxpr(lambda x: conv.conv(x, kernel, (1, 1), "SAME"))(x))
+    assert "conv_general_dilated" in jaxpr
+    assert "dot_general" not in jaxpr
