@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from runs import FUSED, PLAIN, SHAPES, at, config, logged, state_of
 
+from adafuse_jax import weights
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.train import loop, run
+from adafuse_jax.train import state as states
 from adafuse_jax.train.checkpoint import FOLDER, read_meta
 from adafuse_jax.train.workdir import claim
 
@@ -287,3 +289,19 @@ def test_nor_does_a_loss_pass_the_last_evaluation(tmp_path):
         loop.train(values, tmp_path)
     with pytest.raises(UserError, match="found no checkpoint in it"):
         read_meta(tmp_path)
+
+
+def test_averaged_weights_are_what_a_checkpoint_is_used_with(tmp_path):
+    values = config(ema_decay=0.9)
+    result = loop.train(values, tmp_path)
+    state = state_of(tmp_path, values)[0]
+    found = run.load(tmp_path, "latest")
+    chex.assert_trees_all_equal((found.parts.params, found.parts.stats), state.ema)
+    again = run.evaluate_checkpoint(values, tmp_path, "latest")
+    assert again == {name: value for name, value in result.items() if name in again}
+    parts = dataclasses.replace(found.parts, params=state.params, stats=state.stats)
+    raw = run.Evaluator(values, parts)(state.params, state.stats)
+    assert result["raw"] == {name: raw[name] for name in result["raw"]}
+    assert raw["loss"] != result["loss"]
+    model = weights.load(run.make_model(values), tmp_path)
+    chex.assert_trees_all_equal(states.take_apart(model)[1:], state.ema)
