@@ -13,11 +13,14 @@ from adafuse_jax.train.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 
+# Enough that no device waits for the next step; few enough that a run which is to stop can do so soon.
+AHEAD = 2
+
 EMPTY = {"sums": None, "skipped_in_a_row": 0}  # a window's state without any step
 
 
 class Window:
-    """Gathers the steps' metrics without waiting for the devices before they are wanted.
+    """Gathers the steps' metrics, without keeping the devices waiting.
 
     Its state travels with a checkpoint, so that a run's log doesn't show where it was interrupted.
 
@@ -33,8 +36,10 @@ class Window:
         self._restored: list[Any] | None = None  # leaves of the total, until a step tells their structure
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes in what step number `step` gave."""
+        """Takes in what step number `step` gave; waits while more than `AHEAD` steps are under way."""
         self._new.append((step, metrics))
+        if len(self._new) > AHEAD:
+            jax.block_until_ready(self._new[-AHEAD - 1][1])
 
     def fetch(self) -> None:
         """Waits for all steps and looks at them.
