@@ -109,7 +109,7 @@ def test_both_commands_start_from_nothing():
     assert COMMANDS.keys() == {"job", "tests"}
     assert all(command.startswith(setup) for command in COMMANDS.values())
     assert COMMANDS["job"].endswith(" && python main.py --config=configs/moving_shapes.py")
-    assert COMMANDS["tests"].endswith(" && pytest")
+    assert COMMANDS["tests"].endswith(" && pytest -n auto")
 
 
 @pytest.fixture

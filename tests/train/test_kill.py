@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,13 @@ def test_killed_again_and_again(start, tmp_path, kills, epochs):
         torn += kill_somewhere(process, killed, rng)
         assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert torn > 0  # at least one was killed while it wrote a checkpoint
+    process, before = start(killed, epochs), steps(killed)
+    while steps(killed)[-1:] <= before[-1:]:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert re.search(r"^SIGTERM: saved after step \d+ of", err, re.MULTILINE)
     finish(start(killed, epochs))
     values = Config.from_dict(json.loads((whole / "config.json").read_text()))
     chex.assert_trees_all_equal(state_of(killed, values), state_of(whole, values))
