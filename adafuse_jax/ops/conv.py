@@ -104,7 +104,7 @@ def _depthwise_backward(strides, pads, inputs, dy):
     return *transpose(dy), lax.map(of_a_tap, taps).reshape(kernel.shape)
 
 
-depthwise.defvjp(lambda x, kernel, *rest: (depthwise(x, kernel, *rest), (x, kernel)), _depthwise_backward)
+depthwise.defvjp(lambda x, kernel, *rest: (_shifted_sum(x, kernel, *rest), (x, kernel)), _depthwise_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
