@@ -173,6 +173,7 @@ def _our_step(model: str, folder: Path, args: argparse.Namespace, with_input: bo
     gpu = jax.default_backend() != "cpu"
     data = {"num_classes": CLASSES, "image_size": args.image_size, "num_frames": FRAMES, "threads": 1}
     if with_input:
+        data |= {"num_classes": 1}  # as the clips have
         data |= {"name": "prepared", "prepared_dir": str(folder / "prepared/video_list/1.0.0")}
     config = Config.from_dict(
         {
