@@ -60,6 +60,16 @@ def test_every_file_makes_a_config_and_survives_json(path):
     assert (model.name, model.num_classes) == (config.model.name, config.data.num_classes)
 
 
+def test_arid_of_another_model_differs_in_the_policies_alone():
+    """As `--config=configs/arid_r50.py:tsn_r50` asks for it."""
+    get_config = runpy.run_path(str(CONFIGS / "arid_r50.py"))["get_config"]
+    ours, theirs = (Config.from_dict(get_config(*name).to_dict()) for name in ((), ("tsn_r50",)))
+    assert (ours.model.name, theirs.model.name) == ("adafuse_tsn_r50", "tsn_r50")
+    assert theirs.model.options == {"stride_in_1x1": True}
+    assert theirs.loss == cfg.Loss()
+    assert theirs == dataclasses.replace(ours, model=theirs.model, loss=theirs.loss)
+
+
 def test_the_published_config_is_the_papers():
     """reference.md, section 3, and Table 4 of the paper for Something-Something V2."""
     config = Config.from_dict(values_of(CONFIGS / "sthv2_r50.py").to_dict())
