@@ -165,6 +165,7 @@ def test_an_error_is_all_that_is_printed(start, arguments, message):
 def main(monkeypatch):
     """`main.py` as a function of its arguments, run in this process from the root of the repository."""
     monkeypatch.chdir(ROOT)
+    before = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location("main_job", ROOT / "main.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -175,8 +176,7 @@ def main(monkeypatch):
         return module.guarded(lambda: module.run(module.Config.from_dict(module.read_flags(argv))))
 
     yield main
-    own = {"config", "workdir", "mode", "checkpoint", "which", "profile"}
-    for name in [n for n in flags.FLAGS if n in own or n.startswith("config.")]:
+    for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
 

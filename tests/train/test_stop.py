@@ -20,6 +20,15 @@ def test_the_first_signal_asks_and_gives_the_handlers_back(number):
     assert signal.getsignal(number) == before
 
 
+@pytest.fixture
+def python_s_own():
+    """SIGINT as Python handles it; a worker of pytest's ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_s_own")
 def test_a_second_ctrl_c_interrupts():
     with Stop() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
