@@ -165,7 +165,6 @@ def test_an_error_is_all_that_is_printed(start, arguments, message):
 def main(monkeypatch):
     """`main.py` as a function of its arguments, run in this process from the root of the repository."""
     monkeypatch.chdir(ROOT)
-    before = set(flags.FLAGS)
     spec = importlib.util.spec_from_file_location("main_job", ROOT / "main.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -176,7 +175,8 @@ def main(monkeypatch):
         return module.guarded(lambda: module.run(module.Config.from_dict(module.read_flags(argv))))
 
     yield main
-    for name in set(flags.FLAGS) - before:
+    own = {held.name for held in vars(module).values() if isinstance(held, flags.FlagHolder)}
+    for name in [n for n in flags.FLAGS if n in own or n.startswith("config.")]:
         delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
 
