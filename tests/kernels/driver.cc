@@ -150,7 +150,9 @@ int main(int argc, char** argv) {
     std::vector<std::thread> callers;
     for (unsigned caller = 0; caller < 3; ++caller) {
       callers.emplace_back([&, caller] {
-        for (unsigned i = 0; i < 12; ++i) if (!correct(1000 * caller + i, level, pool)) all = false;
+        for (int i = 0; i < clips; ++i) {
+          if (!correct(1000 * caller + i, level, pool)) all = false;
+        }
       });
     }
     for (std::thread& caller : callers) caller.join();
