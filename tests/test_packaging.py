@@ -62,6 +62,17 @@ def test_every_folder_of_the_package_is_a_package():
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
+def test_what_is_no_python_comes_along():
+    """All files of the package are installed: what `find:` doesn't take is named in package_data."""
+    named = {
+        PACKAGE.joinpath(*package.split(".")[1:], name.strip())
+        for package, names in setup()["options.package_data"].items()
+        for name in names.split(",")
+    }
+    found = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert found == named
+
+
 def test_one_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -104,26 +104,34 @@ class ResidualBlock(nnx.Module):
         self.fusion: Decider | None = nnx.data(None)
         # What a stream, which has one frame at a time, puts in place of the shift over a clip.
         self.shifter: nnx.Module | None = nnx.data(None)
+        # What compact execution puts in place of `fused_pair`.
+        self.pair: nnx.Module | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
         shifted = x if self.shift is None else (self.shifter or SHIFTS[self.shift])(x)
-        policy = None
-        if isinstance(self.conv1, GatedConv):
-            out, policy = self.conv1(shifted, train)
-        else:
-            out = per_frame(self.conv1, shifted)
-        out = jax.nn.relu(self.bn1(out, train))
-        if self.fusion is not None:
-            out, policy = self.fusion(shifted, out, key, train)
-        out = self.bn2(per_frame(self.conv2, out), train)
+        out, policy = (self.pair or self.fused_pair)(shifted, key, train)
         if len(self.geometry) == 3:
             out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
         if self.downsample_conv is not None:
             x = per_frame(self.downsample_conv, shifted if self.shift_shortcut else x)
             x = self.downsample_bn(x, train)
         return jax.nn.relu(out + x), policy
+
+    def fused_pair(
+        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
+    ) -> tuple[Float[Array, "b t y x c"], Float[Array, "b t c actions"] | None]:
+        """The first two convolutions with their norms and what lies between them."""
+        policy = None
+        if isinstance(self.conv1, GatedConv):
+            out, policy = self.conv1(x, train)
+        else:
+            out = per_frame(self.conv1, x)
+        out = jax.nn.relu(self.bn1(out, train))
+        if self.fusion is not None:
+            out, policy = self.fusion(x, out, key, train)
+        return self.bn2(per_frame(self.conv2, out), train), policy
 
     def count(self, hw: tuple[int, int]) -> tuple[int, costs.SiteCost | None, tuple[int, int]]:
         """MACs of a frame, what the site can save of them, and the output's size."""

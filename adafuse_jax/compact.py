@@ -1,0 +1,135 @@
+"""A model whose policies save time on the CPU, not MACs alone: what they leave out isn't computed.
+
+    fast = Compact(model)
+    out = fast(clip)  # as model(clip)
+
+Of each residual block with fusion, the first convolution computes the channels that are kept, or reused at
+the next frame, the second reads those that aren't skipped; reusing a channel copies nothing. The norms are
+folded into both. All else runs as in the model. The native code is compiled at the first use, see
+`kernels.build`; where it can't be, and on other devices, the model itself runs.
+"""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from adafuse_jax.errors import UserError
+from adafuse_jax.kernels import build
+from adafuse_jax.kernels.pair import codes, compact_pair, pack
+from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.models.recognizer import Output, Recognizer, check_call
+from adafuse_jax.models.resnet import ResidualBlock, ResNet
+from adafuse_jax.models.sites import RandomPolicy
+
+_log = logging.getLogger(__name__)
+
+
+class _Weight(nnx.Variable):
+    """Of a pair of convolutions, as `kernels.pair.Weights` has them."""
+
+
+class _Pair(nnx.Module):
+    """In place of `ResidualBlock.fused_pair`."""
+
+    def __init__(self, block: ResidualBlock):
+        self.fusion = block.fusion
+        self.features = block.conv2.out_features
+        self.strides = tuple(stride for _, stride in block.geometry[:2])
+        weights = pack(*folded(block.conv1, block.bn1), *folded(block.conv2, block.bn2))
+        self.weights = _Weight(weights)
+
+    def __call__(self, x, key=None, train=False):
+        weights = self.weights.get_value()
+        unseen = jnp.zeros((*x.shape[:2], len(weights.bias1)))
+        # Neither a policy network nor a random policy looks at the map that it decides on.
+        _, policy = self.fusion(x, unseen, key, train)
+        actions = codes(policy, self.fusion.actions)
+        return compact_pair(x, weights, actions, self.features, self.strides), policy
+
+
+def folded(conv: nnx.Conv, bn: BatchNorm) -> tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]:
+    """Kernel and bias of one convolution that gives bn(conv(x))."""
+    factor = np.asarray(bn.scale[...]) / np.sqrt(np.asarray(bn.var[...]) + bn.epsilon)
+    return np.asarray(conv.kernel[...]) * factor, np.asarray(bn.bias[...]) - np.asarray(bn.mean[...]) * factor
+
+
+class Compact:
+    """A model, with its likeliest actions and running statistics, run compactly on the CPU.
+
+    Calls give what the model gives, up to the rounding of float32, as long as nothing overflows: the sums of
+    a convolution are added up in another order. They may come from several threads.
+
+    Args:
+        model: a ResNet of the zoo with fusion; it isn't changed, and later changes to it aren't seen.
+
+    Attributes:
+        native: whether the native code runs, or the model as it is.
+
+    Raises:
+        UserError: for another model, or one that doesn't compute in float32.
+    """
+
+    def __init__(self, model: Recognizer):
+        _check(model)
+        graph, state = nnx.split(model)
+        executed = nnx.merge(graph, state)
+        self.native = _usable()
+        if self.native:
+            for _, block in executed.backbone.named_blocks():
+                if block.fusion is not None:
+                    block.pair = _Pair(block)
+                    block.conv1 = block.bn1 = block.conv2 = block.bn2 = None
+        self._graph, self._weights = nnx.split(executed)
+        self._jitted = jax.jit(lambda weights, clip: nnx.merge(self._graph, weights)(clip))
+
+    def __call__(self, clip: Float[Array, "b t h w 3"]) -> Output:
+        """Classifies clips.
+
+        Args:
+            clip: normalised frames, float32.
+
+        Raises:
+            UserError: for a clip of another shape or type.
+        """
+        check_call(clip, None, False)
+        if clip.dtype != jnp.float32:
+            raise UserError(f"clip: expected float32 for compact execution, found {clip.dtype}")
+        return self._jitted(self._weights, clip)
+
+
+def _usable() -> bool:
+    if jax.default_backend() != "cpu":
+        _tell(jax.default_backend())
+        return False
+    return build.load()
+
+
+@functools.cache  # once is enough
+def _tell(backend: str) -> None:
+    _log.warning(
+        "compact execution: for the CPU alone, found %s; everything is computed (dense) instead", backend
+    )
+
+
+def _check(model: Recognizer) -> None:
+    name = getattr(model, "name", type(model).__name__)
+    if not isinstance(model, Recognizer) or not isinstance(model.backbone, ResNet):
+        raise UserError(f"compact execution: expected a ResNet of the zoo with fusion, found {name!r}")
+    blocks = [block for _, block in model.backbone.named_blocks() if block.fusion is not None]
+    if not blocks:
+        raise UserError(f"compact execution: expected a model with fusion, found {name!r}")
+    for block in blocks:
+        if not isinstance(block.fusion, TemporalFusion | RandomPolicy):
+            raise UserError(
+                "compact execution: expected policies that decide before the map is computed, found "
+                f"{type(block.fusion).__name__} in {name!r}"
+            )
+        for conv in (block.conv1, block.conv2):
+            dtype = conv.kernel[...].dtype if conv.dtype is None else jnp.dtype(conv.dtype)
+            if dtype != jnp.float32:
+                raise UserError(f"compact execution: expected a model of float32, found {name!r} of {dtype}")

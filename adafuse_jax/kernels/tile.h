@@ -1,0 +1,93 @@
+// The inner loop of compact.cc. Included once for each kind of CPU, inside a namespace, with
+//   TARGET   the attribute that lets a function use its instructions,
+//   LANES    floats in one of its vectors,
+//   VECTORS  vectors of outputs that are held in registers for each of six pixels.
+// All of it is written out for each: a function without the attribute can't be inlined into one with it
+// without its vectors having been cut to pieces first.
+
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(float))));
+
+// `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
+template <int ROWS, int WIDE>
+TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
+  const Conv& conv = p.conv;
+  Vector sum[ROWS][WIDE];
+  int64_t top[ROWS], left[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    const int64_t row = (pixel + r) / conv.out_width;
+    top[r] = row * conv.stride - conv.kernel / 2;
+    left[r] = (pixel + r - row * conv.out_width) * conv.stride - conv.kernel / 2;
+    for (int v = 0; v < WIDE; ++v) {
+      if (p.first) {
+        sum[r][v] = Vector{};
+      } else {
+        __builtin_memcpy(&sum[r][v], p.out + (pixel + r) * p.out_pitch + lane + v * LANES, sizeof(Vector));
+      }
+    }
+  }
+  for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
+    const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane;
+    for (int s = 0; s < p.num_sources; ++s) {
+      const Source& source = p.sources[s];
+      const float* in[ROWS];
+      for (int r = 0; r < ROWS; ++r) {
+        const int64_t y = top[r] + tap / conv.kernel, x = left[r] + tap % conv.kernel;
+        const bool inside = y >= 0 && y < conv.height && x >= 0 && x < conv.width;
+        in[r] = inside ? source.base + (y * conv.width + x) * conv.pitch : p.zeros;
+      }
+      for (int64_t j = 0; j < source.count; ++j) {
+        const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
+        const int64_t at = source.columns[j];
+        Vector b[WIDE];
+        for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+        for (int r = 0; r < ROWS; ++r) {
+          const float a = in[r][at];
+          for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+        }
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int v = 0; v < WIDE; ++v) {
+      Vector x = sum[r][v];
+      if (p.last) {
+        Vector bias;
+        __builtin_memcpy(&bias, p.bias + lane + v * LANES, sizeof(Vector));
+        x += bias;
+        if (p.relu) {  // by a mask that lets NaN through
+          Mask bits = (Mask)x;
+          bits &= ~(Mask)(x < Vector{});
+          x = (Vector)bits;
+        }
+      }
+      __builtin_memcpy(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, &x, sizeof(Vector));
+    }
+  }
+}
+
+template <int WIDE>
+TARGET static void pixels(const Panel& p, int64_t begin, int64_t end, int64_t lane) {
+  int64_t pixel = begin;
+  for (; pixel + 6 <= end; pixel += 6) tile<6, WIDE>(p, pixel, lane);
+  switch (end - pixel) {
+    case 5: tile<5, WIDE>(p, pixel, lane); break;
+    case 4: tile<4, WIDE>(p, pixel, lane); break;
+    case 3: tile<3, WIDE>(p, pixel, lane); break;
+    case 2: tile<2, WIDE>(p, pixel, lane); break;
+    case 1: tile<1, WIDE>(p, pixel, lane); break;
+    default: break;
+  }
+}
+
+// The outputs from `lane` to `lanes`, as many at once as registers hold, then fewer. All are groups of 16.
+template <int WIDE>
+TARGET static void outputs(const Panel& p, int64_t begin, int64_t end, int lane, int lanes) {
+  for (; lane + WIDE * LANES <= lanes; lane += WIDE * LANES) pixels<WIDE>(p, begin, end, lane);
+  if constexpr (WIDE * LANES > LANE_GROUP) outputs<WIDE - 1>(p, begin, end, lane, lanes);
+}
+
+// The first `groups` groups of 16 outputs of a panel, for the pixels from `begin` to `end`.
+TARGET static void run(const Panel& p, int64_t begin, int64_t end, int groups) {
+  outputs<VECTORS>(p, begin, end, 0, groups * LANE_GROUP);
+}

@@ -1,0 +1,171 @@
+"""One native call gives what the two convolutions and the fusion give, of any shape, on any kind of CPU."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adafuse_jax.errors import UserError
+from adafuse_jax.kernels import build
+from adafuse_jax.kernels.pair import LEVELS, codes, compact_pair, pack
+from adafuse_jax.ops import actions as act
+
+SKIP, REUSE, KEEP = range(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native():
+    if not build.load():
+        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+
+
+@functools.cache
+def levels():
+    """Those that this CPU has."""
+    x, actions = jnp.ones((1, 1, 1, 1, 1)), jnp.full((1, 1, 1), KEEP, jnp.int8)
+    weights = pack(np.ones((1, 1, 1, 1)), np.zeros(1), np.ones((1, 1, 1, 1)), np.zeros(1))
+    found = []
+    for level in LEVELS:
+        try:
+            compact_pair(x, weights, actions, 1, level=level).block_until_ready()
+            found.append(level)
+        except jax.errors.JaxRuntimeError as error:
+            assert "level: expected instructions that this CPU has" in str(error)
+    return found
+
+
+def convolved(x, kernel, bias, stride):
+    """In float64, as the sum over the taps that it is."""
+    k = len(kernel)
+    size = [(s + 2 * (k // 2) - k) // stride + 1 for s in x.shape[2:4]]
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (k // 2,) * 2, (k // 2,) * 2, (0, 0)))
+    ends = [(s - 1) * stride + 1 for s in size]
+    taps = ((i, j) for i in range(k) for j in range(k))
+    return bias + sum(
+        x[:, :, i : i + ends[0] : stride, j : j + ends[1] : stride] @ kernel[i, j] for i, j in taps
+    )
+
+
+def expected(x, actions, arrays, strides):
+    """Eq. 3 between two convolutions."""
+    y = np.maximum(convolved(x, *arrays[:2], strides[0]), 0)
+    before = np.concatenate([np.zeros_like(y[:, :1]), y[:, :-1]], 1)
+    chosen = actions[:, :, None, None]
+    fused = np.where(chosen == KEEP, y, np.where(chosen == REUSE, before, 0))
+    return convolved(fused, *arrays[2:], strides[1])
+
+
+def drawn(random, sizes, channels, kernels, shares=(1 / 3, 1 / 3, 1 / 3)):
+    """x, actions and (kernel1, bias1, kernel2, bias2)."""
+    i, c, o = channels
+    k1, k2 = kernels
+    shapes = ((*sizes, i), (k1, k1, i, c), (c,), (k2, k2, c, o), (o,))
+    x, *arrays = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return x, random.choice(3, (*sizes[:2], c), p=shares).astype(np.int8), arrays
+
+
+def assert_same(found, wanted):
+    assert found.shape == wanted.shape and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_a_pair_is_its_parts(data):
+    draw = data.draw
+    sizes = [
+        draw(st.integers(1, most), label=name) for name, most in (("B", 3), ("T", 4), ("H", 9), ("W", 9))
+    ]
+    channels = [
+        draw(st.integers(1, most), label=name) for name, most in (("in", 40), ("C", 150), ("out", 150))
+    ]
+    kernels = draw(st.tuples(*[st.sampled_from([1, 3, 5])] * 2), label="kernels")
+    strides = draw(st.tuples(*[st.integers(1, 3)] * 2), label="strides")
+    level = draw(st.sampled_from(levels()), label="level")
+    x, actions, arrays = drawn(np.random.default_rng(draw(st.integers(0, 99))), sizes, channels, kernels)
+    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), channels[2], strides, level)
+    assert_same(found, expected(x, actions, arrays, strides))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("shares", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.5, 0), (0, 0.5, 0.5)])
+def test_some_actions_alone(level, shares):
+    if level not in levels():
+        pytest.skip(f"this CPU has no {level}")
+    x, actions, arrays = drawn(np.random.default_rng(0), (2, 3, 5, 7), (16, 80, 72), (3, 3), shares)
+    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), 72, level=level)
+    assert_same(found, expected(x, actions, arrays, (1, 1)))
+    if shares[SKIP] == 1:
+        np.testing.assert_array_equal(found, np.broadcast_to(arrays[-1], found.shape))
+
+
+def test_more_weights_than_the_cache_takes_at_once():
+    x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 7, 7), (600, 700, 16), (3, 3))
+    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), 16)
+    assert_same(found, expected(x, actions, arrays, (1, 1)))
+
+
+def test_levels_there_must_be():
+    assert levels()[:2] == ["best", "baseline"]
+
+
+def test_threads_and_devices_at_once():
+    """Each call gives, bit for bit, what it gives alone."""
+    random, run = np.random.default_rng(0), jax.jit(compact_pair, static_argnums=3)
+    cases = [drawn(random, (2, 3, 9, 9), (16, 70, 33), (3, 3)) for _ in range(8)]
+    cases = [(jnp.asarray(x), pack(*arrays), jnp.asarray(actions)) for x, actions, arrays in cases]
+    alone = [np.asarray(run(*case, 33)) for case in cases]
+    devices = jax.devices()
+    assert len(devices) > 1
+
+    def call(i):
+        case = cases[i % len(cases)]
+        if i % 2:
+            case = jax.device_put(case, devices[i % len(devices)])
+        return np.asarray(run(*case, 33))
+
+    with ThreadPoolExecutor(8) as pool:
+        for i, found in enumerate(pool.map(call, range(64))):
+            np.testing.assert_array_equal(found, alone[i % len(cases)])
+
+
+def test_nan_stays_in_its_frame_and_in_what_is_reused():
+    x, _, arrays = drawn(np.random.default_rng(0), (1, 3, 4, 4), (3, 5, 4), (3, 3))
+    x[0, 1, 2, 2] = np.nan
+    for action, seen in ((KEEP, [1]), (REUSE, [2]), (SKIP, [])):
+        actions = jnp.full((1, 3, 5), action, jnp.int8)
+        found = compact_pair(jnp.asarray(x), pack(*arrays), actions, 4)
+        assert [t for t in range(3) if np.isnan(found[0, t]).any()] == seen
+
+
+def test_codes():
+    policy = jax.nn.one_hot(jnp.array([[0, 1, 2]]), 3)
+    np.testing.assert_array_equal(codes(policy), [[SKIP, REUSE, KEEP]])
+    assert codes(policy).dtype == jnp.int8
+    np.testing.assert_array_equal(codes(policy[..., 1:], ("reuse", "keep")), [[REUSE, REUSE, KEEP]])
+    assert [act.ALL.index(a) for a in ("skip", "reuse", "keep")] == [SKIP, REUSE, KEEP]
+
+
+def test_mistakes():
+    x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 4, 4), (3, 5, 4), (3, 3))
+    x, actions, weights = jnp.asarray(x), jnp.asarray(actions), pack(*arrays)
+    with pytest.raises(UserError, match="unknown level 'sse'"):
+        compact_pair(x, weights, actions, 4, level="sse")
+    with pytest.raises(UserError, match="x: expected float32, found bfloat16"):
+        compact_pair(x.astype(jnp.bfloat16), weights, actions, 4)
+    wrong = {
+        "actions: expected 0, 1 or 2": (x, weights, actions + 1, 4),
+        r"actions: expected \(B, T, C\)": (x, weights, actions[:, :1], 4),
+        "weights1": (x[..., :2], weights, actions, 4),
+        "weights2": (x, weights, actions, 65),
+        "bias2": (x, weights._replace(bias2=weights.bias2[:-1]), actions, 4),
+        "strides": (x, weights, actions, 4, (32, 1)),
+    }
+    for message, arguments in wrong.items():
+        with pytest.raises(jax.errors.JaxRuntimeError, match=f"adafuse_jax: {message}"):
+            jax.block_until_ready(compact_pair(*arguments))
