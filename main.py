@@ -40,7 +40,7 @@ PROFILE = flags.DEFINE_string(
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import compiled, hosts, loop, memory, profile
+    from adafuse_jax.train import compiled, hosts, loop, profile
     from adafuse_jax.train import run as runs
 
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
@@ -53,7 +53,6 @@ def run(config: Config) -> None:
             if flags.FLAGS[flag].present:
                 raise UserError(f"--{flag}: expected only with --mode=eval; training goes on from --workdir")
         steps = None if PROFILE.value is None else profile.parse(PROFILE.value)
-        memory.keep()
         result = loop.train(config, workdir, profile=steps)
     else:
         if PROFILE.present:
