@@ -30,7 +30,7 @@ FAILURES = (av.FFmpegError, OSError, ValueError, RuntimeError, MemoryError, cv2.
 class UnreadableClip(Exception):
     """A clip, or a file of it, that can't be read; `path` and `reason` say which and why."""
 
-    def __init__(self, path: Path, reason: str):
+    def __init__(self, path: Path | str, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
@@ -133,15 +133,17 @@ def _decode(path: Path, wanted: set[int]) -> tuple[dict[int, Image], list[int | 
 
 
 @contextlib.contextmanager
-def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def open_video(path: Path | str, **options) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """An opened file and its main video stream; failures inside the block become `UnreadableClip`.
+
+    `options` go to `av.open`, for what isn't a file.
 
     Decoding runs in the caller's thread: the pipeline reads several clips at once, and where a decoding
     error shows doesn't depend on the machine.
     """
     try:
         # Titles in another encoding than UTF-8 don't matter here.
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), metadata_errors="replace", **options) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise UnreadableClip(path, NO_VIDEO)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import av
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.input.decode import FAILURES, NO_VIDEO, Image, upright
+from adafuse_jax.input.decode import Image, UnreadableClip, open_video, upright
 
 TIMEOUT = 10.0  # seconds without a word from the network or a camera
 
@@ -76,17 +76,10 @@ def _opened(source: str) -> Iterator[tuple[av.container.InputContainer, av.Video
     if "://" in source:
         options["timeout"] = TIMEOUT
     try:
-        with av.open(name, metadata_errors="replace", **options) as container:
-            stream = container.streams.best("video")
-            if stream is None:
-                raise UserError(f"video {source}: expected a video stream, found {NO_VIDEO}")
-            yield container, stream
-    except FAILURES as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"video {source}: expected to read it, found: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        with open_video(name, **options) as opened:
+            yield opened
+    except UnreadableClip as error:
+        raise UserError(f"video {source}: expected to read it, found: {error.reason}") from error
 
 
 def _moments(source: str, per_second: float, every: bool) -> Iterator[Moment]:
@@ -102,8 +95,8 @@ def _moments(source: str, per_second: float, every: bool) -> Iterator[Moment]:
                 due_at = max(due_at + 1 / per_second, at - first)
             if due or every:
                 yield Moment(at - first, upright(frame), due)
-        if first is None:
-            raise UserError(f"video {source}: expected frames, found none")
+    if first is None:
+        raise UserError(f"video {source}: expected frames, found none")
 
 
 def _newest(moments: Iterator[Moment]) -> Iterator[Moment]:
