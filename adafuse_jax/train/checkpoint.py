@@ -58,6 +58,7 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, write: bool = True):
         self.directory = (pathlib.Path(directory) if write else find(directory)).absolute()
+        self._write = write
         if write:
             if hosts.writes():
                 storage.set_aside_unreadable(self.directory)
@@ -182,7 +183,8 @@ class Checkpoints:
             raise UserError(f"checkpoint {path}: expected model {model!r}, found {meta.get('model')!r}")
         wanted = jax.tree.map(_abstract, _fields(abstract_state))
         with storage.readable(path):
-            storage.check_storage(path / "state")
+            if not self._write:  # else all were looked at before
+                storage.check_storage(path / "state")
             saved = self._manager.item_metadata(step)["state"].tree
         storage.check_same_arrays(path, wanted, saved)
         with storage.readable(path):

@@ -19,7 +19,7 @@ from adafuse_jax.train.losses import flops_weight_at
 from adafuse_jax.train.optim import make_optimizer, schedule
 from adafuse_jax.train.profile import FOLDER as PROFILE_FOLDER
 from adafuse_jax.train.profile import Profile
-from adafuse_jax.train.run import Evaluator, Parts, build, meta, start
+from adafuse_jax.train.run import Evaluator, build, meta, start
 from adafuse_jax.train.speed import Speed
 from adafuse_jax.train.step import make_train_step
 from adafuse_jax.train.stop import Stop
@@ -55,112 +55,98 @@ def train(
     """
     with Stop() as stop, faults.told(config):
         preflight.check(config, workdir, devices)
-        per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
-        total = max(1, round(config.train.epochs * per_epoch))
-        data = pipeline.make_train(
-            config, batch_size=config.train.batch_size, seed=config.train.seed, **mesh.processes()
-        )
-        sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
-        names = sources.class_names(config.data)
-        parts = build(config, devices)
-        optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, total)
-        rate = schedule(config.optimizer, per_epoch, total)
-        if not holds_checkpoint(workdir / FOLDER):
-            parts = start(config, parts)
-        state = jax.device_put(
-            states.initial(parts.params, parts.stats, optimizer, config.train.ema_decay),
-            mesh.replicated(parts.devices),
-        )
+        runner = _Runner(config, workdir, devices, stop)
         with claim(workdir, config), Checkpoints(workdir / FOLDER) as checkpoints:
             if hosts.writes():
-                record.add(workdir, config, list(parts.devices.devices.flat))
-            restored = checkpoints.restore_latest(state, config.model.name)
-            if restored:
-                state = restored.state
-                data.set_state(restored.data)
-                _log.info("going on from step %d of %d in %s", restored.step, total, workdir)
-                if restored.step > total:
-                    raise UserError(
-                        f"workdir {workdir}: expected a run of at most {total} steps, found one of "
-                        f"{restored.step}; have the clips of config.data.train_list changed?"
-                    )
-                if restored.step == total and restored.meta["metrics"]:
-                    _log.info("this run was finished before; nothing is left to train")
-                    return restored.meta["metrics"]
-            begin = restored.step if restored else None
-            tracing = Profile(
-                profile if hosts.writes() else None, workdir / PROFILE_FOLDER, total - (begin or 0)
-            )
+                record.add(workdir, config, list(runner.parts.devices.devices.flat))
+            restored = runner.restore(checkpoints)
+            begin = restored.step if restored else 0
+            if restored and begin == runner.total and restored.meta["metrics"]:
+                _log.info("this run was finished before; nothing is left to train")
+                return restored.meta["metrics"]
+            steps = profile if hosts.writes() else None
             wanted = hosts.writes() and config.train.wandb_project
-            others = [Tracker(config, workdir, begin)] if wanted else []
-            with tracing, Logs(workdir, begin, others, hosts.writes()) as logs:
-                runner = _Runner(
-                    config,
-                    parts,
-                    names,
-                    total,
-                    per_epoch,
-                    optimizer,
-                    rate,
-                    data,
-                    checkpoints,
-                    logs,
-                    stop,
-                    tracing,
-                )
-                return runner.run(state, restored)
+            others = [Tracker(config, workdir, begin or None)] if wanted else []
+            with (
+                Profile(steps, workdir / PROFILE_FOLDER, runner.total - begin) as tracing,
+                Logs(workdir, begin or None, others, hosts.writes()) as logs,
+            ):
+                return runner.run(checkpoints, logs, tracing, restored)
 
 
 class _Runner:
-    """The loop itself, over what `train` has set up."""
+    """A run: its lists and data, read before its model is built, and its loop over them."""
 
-    def __init__(
-        self,
-        config: Config,
-        parts: Parts,
-        names,
-        total,
-        per_epoch,
-        optimizer,
-        rate,
-        data,
-        checkpoints,
-        logs,
-        stop,
-        profile,
-    ):
-        self.config, self.parts, self.names, self.total = config, parts, names, total
-        self.rate, self.data, self.checkpoints, self.logs = rate, data, checkpoints, logs
-        self.step = make_train_step(parts.graph, config, optimizer, total, parts.devices)
-        self.evaluator = Evaluator(config, parts)
+    def __init__(self, config: Config, workdir: Path, devices: list[jax.Device] | None, stop: Stop):
+        self.config, self.stop = config, stop
+        per_epoch = pipeline.steps_per_epoch(config, config.train.batch_size)
+        self.total = max(1, round(config.train.epochs * per_epoch))
         self.eval_every = max(1, round(config.train.eval_every_epochs * per_epoch))
-        self.profile, self.speed = profile, Speed(list(parts.devices.devices.flat))
-        self.stop, self.agreed = stop, hosts.Agreement(parts.devices)
+        self.data = pipeline.make_train(
+            config, batch_size=config.train.batch_size, seed=config.train.seed, **mesh.processes()
+        )
+        sources.make_source(config, "val")  # a list that can't be used stops the run now, not after an epoch
+        self.names = sources.class_names(config.data)
+        parts = build(config, devices)
+        self.optimizer = make_optimizer(config.optimizer, parts.params, per_epoch, self.total)
+        self.rate = schedule(config.optimizer, per_epoch, self.total)
+        self.parts = parts if holds_checkpoint(workdir / FOLDER) else start(config, parts)
+        self.state = jax.device_put(
+            states.initial(self.parts.params, self.parts.stats, self.optimizer, config.train.ema_decay),
+            mesh.replicated(self.parts.devices),
+        )
+        self.workdir, self.agreed = workdir, hosts.Agreement(self.parts.devices)
         self.window = Window(config.train.max_skipped_steps)
 
-    def run(self, state: states.State, restored: Restored | None) -> dict[str, Any]:
+    def restore(self, checkpoints: Checkpoints) -> Restored | None:
+        """Takes over state and position in the data of the latest checkpoint, if there is one."""
+        restored = checkpoints.restore_latest(self.state, self.config.model.name)
+        if restored is None:
+            return None
+        self.state = restored.state
+        self.data.set_state(restored.data)
+        self.window.set_state(restored.data.get("window", EMPTY))
+        _log.info("going on from step %d of %d in %s", restored.step, self.total, self.workdir)
+        if restored.step > self.total:
+            raise UserError(
+                f"workdir {self.workdir}: expected a run of at most {self.total} steps, found one of "
+                f"{restored.step}; have the clips of config.data.train_list changed?"
+            )
+        return restored
+
+    def run(
+        self, checkpoints: Checkpoints, logs: Logs, profile: Profile, restored: Restored | None
+    ) -> dict[str, Any]:
         """All steps that are left after those of the checkpoint `restored`, or all."""
-        settings, done = self.config.train, int(state.step)
-        every = settings.checkpoint_every_steps
+        self.checkpoints, self.logs = checkpoints, logs
+        self.evaluator, self.speed = (
+            Evaluator(self.config, self.parts),
+            Speed(list(self.parts.devices.devices.flat)),
+        )
+        train_step = make_train_step(
+            self.parts.graph, self.config, self.optimizer, self.total, self.parts.devices
+        )
+        settings, state = self.config.train, self.state
+        self.state = None  # its arrays are given away step by step
+        done, every = int(state.step), settings.checkpoint_every_steps
         key = jax.random.key(settings.seed)
         result, shown = None, done
         progress = Progress("train", self.total, settings.batch_size, done, write=hosts.writes())
         with progress as bar, self.speed:
-            if restored:
-                self.window.set_state(restored.data.get("window", EMPTY))
-                if self._evaluates(done) and not restored.meta["metrics"]:  # it was stopped in the middle
-                    result = self._evaluate(done, state)
+            # An evaluation that was stopped in the middle comes first.
+            if restored and self._evaluates(done) and not restored.meta["metrics"]:
+                result = self._evaluate(done, state)
             for i in range(done + 1, self.total + 1):
-                self.profile.before(i)
+                profile.before(i)
                 with self.speed.waiting():
                     batch = next(self.data)
-                state, metrics = self.step(state, mesh.put(batch, self.parts.devices), key)
+                state, metrics = train_step(state, mesh.put(batch, self.parts.devices), key)
                 self.speed.dispatched(metrics)
-                self.profile.after(metrics)
+                profile.after(metrics)
                 self.window.add(i, metrics)
                 asked = self.agreed(self.stop.asked or 0)  # once a step: it may change at any moment
-                logs = i % settings.log_every_steps == 0 or self._evaluates(i)
-                if logs:
+                logged = i % settings.log_every_steps == 0 or self._evaluates(i)
+                if logged:
                     figures = self._log(i, steps=i - shown)
                     shown_figures = (figures.get(name) for name in ("loss", "top1", "gmacs_per_clip"))
                     bar.update(*shown_figures, steps=i - shown)
@@ -171,7 +157,7 @@ class _Runner:
                     result = self._evaluate(i, state)
                 elif every and i % every == 0:
                     self._save(i, state, None)
-                if logs:
+                if logged:
                     self.speed.start()
         return result
 

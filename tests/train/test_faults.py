@@ -1,7 +1,6 @@
 """Faults of disks, data and devices: one line says what happened, and the same command goes on."""
 
 import contextlib
-import json
 import logging
 import resource
 import shutil
@@ -144,8 +143,3 @@ def test_a_device_without_memory(tmp_path, monkeypatch):
         "^out of memory with config.train.batch_size 8: 1 clips at once on each of 8 devices; try "
         "config.train.precision=bfloat16, a smaller batch, or smaller images",
     )
-
-
-def test_lines_are_whole_json(whole):
-    for line in (whole / "metrics.jsonl").read_text().splitlines():
-        json.loads(line)
