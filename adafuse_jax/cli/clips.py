@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from adafuse_jax.cli.values import positive
+from adafuse_jax.cli import values
 from adafuse_jax.config import Data
 from adafuse_jax.errors import UserError
 
@@ -18,12 +18,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         epilog="exit status: 0 all clips are good, 1 some are not, 2 wrong usage",
     )
     check.add_argument("source", type=Path, help="a list, a folder of class folders, or a folder of videos")
-    check.add_argument("--num_classes", type=positive, default=0, help="default: as found")
+    check.add_argument("--num_classes", type=values.positive, default=0, help="default: as found")
     check.add_argument("--root", default="", help="where a list's relative paths start; default: its folder")
     check.add_argument(
         "--frame_template", default=Data.frame_template, help="names of a JPEG folder's frames"
     )
-    check.add_argument("--min_frames", type=positive, default=3, help="fewer are too short; default 3")
+    check.add_argument("--min_frames", type=values.positive, default=3, help="fewer are too short; default 3")
     check.add_argument(
         "--out",
         type=Path,
@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "NAME.clean.classes.txt, their names in label order; none of a folder of videos without labels",
     )
     check.add_argument("--json", type=Path, help="the report for machines; default: none")
-    check.add_argument("--workers", type=positive, default=0, help="threads; default: one a core")
+    check.add_argument("--workers", type=values.positive, default=0, help="threads; default: one a core")
     check.set_defaults(run=_check_data)
 
 

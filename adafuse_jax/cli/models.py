@@ -5,6 +5,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from adafuse_jax.cli import values
 from adafuse_jax.errors import UserError
 
 
@@ -12,8 +13,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Adds the subcommands."""
     predict = commands.add_parser("predict", help="classify a video with a trained model")
     predict.add_argument("video", type=Path, help="a video file of any codec")
-    predict.add_argument("--checkpoint", type=Path, required=True, help="a run's workdir")
-    predict.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    values.add_checkpoint(predict)
     predict.set_defaults(run=_predict)
     _add_stream(commands)
     table = commands.add_parser(
@@ -43,8 +43,7 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
         "did. Ctrl-C ends it with a summary.",
     )
     stream.add_argument("source", help="a file, the number of a camera, or an address such as rtsp://...")
-    stream.add_argument("--checkpoint", type=Path, required=True, help="a run's workdir")
-    stream.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    values.add_checkpoint(stream)
     stream.add_argument("--fps", type=float, default=4.0, help="frames to look at in a second; default 4")
     stream.add_argument(
         "--clip_frames",

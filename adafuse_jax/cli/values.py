@@ -1,6 +1,7 @@
-"""Kinds of values on the command line."""
+"""What several subcommands take."""
 
 import argparse
+from pathlib import Path
 
 
 def positive(text: str) -> int:
@@ -8,3 +9,16 @@ def positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text}")
     return int(text)
+
+
+def add_which(command: argparse.ArgumentParser) -> None:
+    """Adds which of a run's checkpoints is meant."""
+    command.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+
+
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Adds the checkpoint to use, as a flag."""
+    command.add_argument(
+        "--checkpoint", type=Path, required=True, help="a run's workdir, or what convert wrote"
+    )
+    add_which(command)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from adafuse_jax.cli.values import positive
+from adafuse_jax.cli import values
 from adafuse_jax.errors import UserError
 
 
@@ -24,7 +24,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("source", type=Path)
     convert.add_argument("--model", help="name in the zoo; needed for weights without a card")
     convert.add_argument("--out", type=Path, help="folder for weights.safetensors; needed without --dry_run")
-    convert.add_argument("--num_classes", type=positive, help="default: as in the source")
+    convert.add_argument("--num_classes", type=values.positive, help="default: as in the source")
     convert.add_argument(
         "--option",
         action="append",
@@ -96,7 +96,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
         help="StableHLO of jax.export for CPU, CUDA and TPU; ONNX; or the weights by their published names",
     )
     export.add_argument("--stream", action="store_true", help="stablehlo: the step of a stream of frames")
-    export.add_argument("--which", choices=("best", "latest"), default="best", help="which checkpoint")
+    values.add_which(export)
     export.set_defaults(run=_export)
 
 
