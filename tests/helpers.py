@@ -1,7 +1,11 @@
 """What several test files need."""
 
 import functools
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,29 @@ import numpy as np
 from flax import nnx
 
 from adafuse_jax.ops import costs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start_main(*arguments: str, devices: int = 8, compiled: Path | None = None) -> subprocess.Popen:
+    """`python main.py` on virtual devices, compiling quickly; `compiled` is a folder to keep that in."""
+    quickly = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    if compiled is not None:
+        quickly["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+        quickly["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return subprocess.Popen(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | quickly,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
 
 # Compiles in half the time; for tests that run what they compile once or twice.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -1,20 +1,19 @@
 """The main job as a user runs it: `python main.py`, its words, its files, its exit status."""
 
+import functools
 import importlib.util
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from absl import flags
+from helpers import ROOT, start_main
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPES = "--config=configs/moving_shapes.py"
 VIDEOS = "--config=configs/video_list.py"
 # ml_collections loads a config file in an old way.
@@ -28,25 +27,8 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Starts `python main.py` with arguments, compiling quickly, and each thing once."""
-    quickly = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT),
-    }
-
-    def start(*args):
-        return subprocess.Popen(
-            [sys.executable, "main.py", *args],
-            cwd=ROOT,
-            env=os.environ | quickly,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start
+    """`start_main`, compiling each thing once."""
+    return functools.partial(start_main, compiled=tmp_path_factory.mktemp("compiled"))
 
 
 def finish(process):

@@ -1,23 +1,19 @@
 """A run killed again and again ends as one that wasn't: parameters, optimiser, data, log, bit for bit."""
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import chex
 import pytest
+from helpers import start_main
 from runs import logged, state_of
 
 from adafuse_jax.config import Config
 from adafuse_jax.train.checkpoint import FOLDER, read_meta
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 # Saved after each step, evaluated after every fifth.
 RUN = (
     *(
@@ -35,23 +31,11 @@ RUN = (
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Starts the run of so many epochs in a workdir, on two devices."""
-    quickly = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
+    compiled = tmp_path_factory.mktemp("compiled")
 
     def start(workdir, epochs):
-        return subprocess.Popen(
-            [sys.executable, "main.py", *RUN, f"--config.train.epochs={epochs}", f"--workdir={workdir}"],
-            cwd=ROOT,
-            env=os.environ | quickly,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        options = f"--config.train.epochs={epochs}", f"--workdir={workdir}"
+        return start_main(*RUN, *options, devices=2, compiled=compiled)
 
     return start
 

@@ -1,23 +1,19 @@
 """Two processes of four devices train as one of eight; what a process finds of its fellows."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from helpers import start_main
 from runs import logged, state_of
 
 from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.train import hosts, loop, mesh
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 # Ten steps of eight clips, evaluated after 5 and 10 on twelve clips, saved after 6 too.
 RUN = (
     *(
@@ -34,20 +30,8 @@ RUN = (
 
 
 def start(workdir, index, count, port):
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={8 // count}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
     where = (f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={index}")
-    return subprocess.Popen(
-        [sys.executable, "main.py", *RUN, f"--workdir={workdir}", *where],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_main(*RUN, f"--workdir={workdir}", *where, devices=8 // count)
 
 
 def free_port():
