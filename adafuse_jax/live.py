@@ -26,6 +26,7 @@ class Seen(NamedTuple):
         seconds: taken by this frame, from the image on.
         gmacs: spent on it. A channel reused now that wasn't computed at the frame before counts here.
         dense_gmacs: of a frame with everything computed.
+        shares: of the actions, over the channels of all sites; empty for a model without policies.
         sites: {site: {action: share of its channels}}.
     """
 
@@ -35,16 +36,8 @@ class Seen(NamedTuple):
     seconds: float
     gmacs: float
     dense_gmacs: float
+    shares: dict[str, float]
     sites: dict[str, dict[str, float]]
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Of the actions, mean over the sites; empty for a model without policies."""
-        if not self.sites:
-            return {}
-        return {
-            a: float(np.mean([s[a] for s in self.sites.values()])) for a in next(iter(self.sites.values()))
-        }
 
 
 class Watcher:
@@ -75,7 +68,7 @@ class Watcher:
             # Of two frames together more than of the first alone: with what is computed late for reuse.
             both = {site: jax.numpy.concatenate([before[site], now[site]], 1) for site in now}
             macs = (spent(both) - spent(before), spent(now))
-            sites = {site: policy[0].mean(0) for site, policy in out.policies.items()}
+            sites = {site: policy[0].sum(0) for site, policy in out.policies.items()}
             return state, now, (jax.nn.softmax(out.logits[0]), macs, sites)
 
         self._actions = model.actions
@@ -112,7 +105,9 @@ class Watcher:
             seconds=time.perf_counter() - began,
             gmacs=float(first if self._frame == 1 else later) / 1e9,
             dense_gmacs=self._dense,
-            sites={
-                s: dict(zip(self._actions, map(float, shares), strict=True)) for s, shares in sites.items()
-            },
+            shares=self._shares(sum(sites.values())) if sites else {},
+            sites={site: self._shares(counts) for site, counts in sites.items()},
         )
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        return dict(zip(self._actions, (counts / counts.sum()).tolist(), strict=True))

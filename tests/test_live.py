@@ -49,6 +49,8 @@ def test_frame_by_frame_is_the_clip(watcher, trained, clip):  # noqa: F811
             probabilities = jax.nn.softmax(out.frame_logits[0, : t + 1].mean(0))
             found = dict(one.classes)
             np.testing.assert_allclose([found[n] for n in trained.class_names], probabilities, atol=1e-5)
+            taken = sum(policy[0, t].sum(0) for policy in out.policies.values())
+            np.testing.assert_allclose([*one.shares.values()], taken / taken.sum(), atol=1e-6)
             for site, policy in out.policies.items():
                 np.testing.assert_allclose([*one.sites[site].values()], policy[0, t].mean(0), atol=1e-6)
         # What frames spend adds up to what the clip does (Eq. 5): computed late for reuse is computed.
