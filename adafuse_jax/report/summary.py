@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def costs(actual: float, dense: float) -> str:
-    """GMACs per clip beside the dense cost."""
-    return f"{actual:.4g} GMACs per clip of {dense:.4g} dense ({actual / dense:.1%})"
+def costs(actual: float, dense: float, per: str = "per clip") -> str:
+    """GMACs beside the dense cost."""
+    return f"{actual:.4g} GMACs {per} of {dense:.4g} dense ({actual / dense:.1%})"
 
 
 def shares(values: Mapping[str, float]) -> str:
