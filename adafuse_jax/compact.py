@@ -16,15 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8, Key
 
-from adafuse_jax.errors import UserError
+from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.pair import codes, compact_pair, pack
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
 from adafuse_jax.models.resnet import ResidualBlock, ResNet
 from adafuse_jax.models.sites import RandomPolicy
+
+EXECUTIONS = ("dense", "compact")  # everything computed, or what the policies ask for
 
 _log = logging.getLogger(__name__)
 
@@ -33,23 +35,31 @@ class _Weight(nnx.Variable):
     """Of a pair of convolutions, as `kernels.pair.Weights` has them."""
 
 
-class _Pair(nnx.Module):
-    """In place of `ResidualBlock.fused_pair`."""
+class Pair(nnx.Module):
+    """In place of `ResidualBlock.fused_pair`, of a block of a model in float32."""
 
     def __init__(self, block: ResidualBlock):
-        self.fusion = block.fusion
+        self.fusion, self.actions = block.fusion, block.fusion.actions
         self.features = block.conv2.out_features
         self.strides = tuple(stride for _, stride in block.geometry[:2])
         weights = pack(*folded(block.conv1, block.bn1), *folded(block.conv2, block.bn2))
         self.weights = _Weight(weights)
 
-    def __call__(self, x, key=None, train=False):
-        weights = self.weights.get_value()
-        unseen = jnp.zeros((*x.shape[:2], len(weights.bias1)))
+    def policy(
+        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
+    ) -> tuple[Float[Array, "b t c actions"], Int8[Array, "b t c"]]:
+        """The policy, and its codes."""
         # Neither a policy network nor a random policy looks at the map that it decides on.
+        unseen = jnp.zeros((*x.shape[:2], len(self.weights.get_value().bias1)))
         _, policy = self.fusion(x, unseen, key, train)
-        actions = codes(policy, self.fusion.actions)
-        return compact_pair(x, weights, actions, self.features, self.strides), policy
+        return policy, codes(policy, self.actions)
+
+    def __call__(
+        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b t y x c"], Float[Array, "b t c actions"]]:
+        """As `ResidualBlock.fused_pair`, with running statistics."""
+        policy, actions = self.policy(x, key, train)
+        return compact_pair(x, self.weights.get_value(), actions, self.features, self.strides), policy
 
 
 def folded(conv: nnx.Conv, bn: BatchNorm) -> tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]:
@@ -75,15 +85,10 @@ class Compact:
     """
 
     def __init__(self, model: Recognizer):
-        _check(model)
-        graph, state = nnx.split(model)
-        executed = nnx.merge(graph, state)
-        self.native = _usable()
-        if self.native:
-            for _, block in executed.backbone.named_blocks():
-                if block.fusion is not None:
-                    block.pair = _Pair(block)
-                    block.conv1 = block.bn1 = block.conv2 = block.bn2 = None
+        executed = compacted(model)
+        self.native = executed is not None
+        if executed is None:
+            executed = model
         self._graph, self._weights = nnx.split(executed)
         self._jitted = jax.jit(lambda weights, clip: nnx.merge(self._graph, weights)(clip))
 
@@ -100,6 +105,31 @@ class Compact:
         if clip.dtype != jnp.float32:
             raise UserError(f"clip: expected float32 for compact execution, found {clip.dtype}")
         return self._jitted(self._weights, clip)
+
+
+def check_execution(execution: str) -> None:
+    """Raises UserError for another than those of `EXECUTIONS`."""
+    if execution not in EXECUTIONS:
+        raise unknown("execution", execution, EXECUTIONS)
+
+
+def compacted(model: Recognizer) -> Recognizer | None:
+    """A copy of the model whose blocks with fusion run compactly; None where native code can't run.
+
+    It takes frames of float32 and its running statistics, and has no gradient.
+
+    Raises:
+        UserError: for another model than `Compact` takes.
+    """
+    _check(model)
+    if not _usable():
+        return None
+    copy = nnx.clone(model)
+    for _, block in copy.backbone.named_blocks():
+        if block.fusion is not None:
+            block.pair = Pair(block)
+            block.conv1 = block.bn1 = block.conv2 = block.bn2 = None
+    return copy
 
 
 def _usable() -> bool:

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from adafuse_jax.compact import Pair, check_execution, compacted
 from adafuse_jax.errors import UserError
+from adafuse_jax.kernels.pair import Before, before_first, compact_step
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResidualBlock
@@ -65,6 +67,23 @@ class _Shift(nnx.Module):
         first, shifted = online_shift_step(before, x)
         self.before.set_value(first)
         return shifted[:, None]
+
+
+class _Pair(nnx.Module):
+    """A compact pair of convolutions on clips of one frame."""
+
+    def __init__(self, pair: Pair):
+        self.pair, self.before = pair, _empty()
+
+    def __call__(self, x, key=None, train=False):
+        pair, weights = self.pair, self.pair.weights.get_value()
+        policy, actions = pair.policy(x, key, train)
+        before = self.before.get_value()
+        if not isinstance(before, Before):
+            before = before_first(x[:, 0], weights, pair.strides)
+        before, out = compact_step(x[:, 0], weights, actions[:, 0], before, pair.features, pair.strides)
+        self.before.set_value(before)
+        return out[:, None], policy
 
 
 class _LSTM(nnx.Module):
@@ -122,16 +141,27 @@ class Stream:
 
     Args:
         model: of the zoo; it isn't changed.
+        execution: "dense", or "compact": what the policies leave out isn't computed, on the CPU (see
+            `compact.Compact`). A channel that is reused and wasn't computed at the frame before is then.
+
+    Attributes:
+        execution: what runs: "dense" also where "compact" can't.
 
     Raises:
-        UserError: for a model that needs frames to come, or all frames at once.
+        UserError: for a model that needs frames to come, or all frames at once; for another execution, or a
+            model that can't be run compactly.
     """
 
-    def __init__(self, model: Recognizer):
+    def __init__(self, model: Recognizer, execution: str = "dense"):
+        check_execution(execution)
         _check(model)
-        graph, state = nnx.split(model)
-        streaming = nnx.merge(graph, state)
+        streaming = compacted(model) if execution == "compact" else None
+        self.execution = "dense" if streaming is None else "compact"
+        if streaming is None:
+            streaming = nnx.clone(model)
         for _, module in list(nnx.iter_modules(streaming)):
+            if isinstance(module, ResidualBlock) and module.pair is not None:
+                module.pair, module.fusion = _Pair(module.pair), None
             if isinstance(getattr(module, "fusion", None), TemporalFusion) and not isinstance(
                 module, _Fusion
             ):

@@ -9,6 +9,7 @@ from helpers import filled, quick_jit
 
 from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
+from adafuse_jax.kernels import build
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.streaming import Stream
 
@@ -24,19 +25,28 @@ MODELS = [
     ("cgnet_tiny", {}),
 ]
 
+COMPACT = ["adafuse_tsn_r18", "adafuse_tsn_r50"]
+
 
 def frames(seed=0, size=16):
     return np.random.default_rng(seed).standard_normal((2, 5, size, size, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def native():
+    if not build.load():
+        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
 
 
 def made(name, options):
     return filled(lambda: create_model(name, num_classes=4, **options))
 
 
-def assert_a_stream_is_the_clip(model, clip):
+def assert_a_stream_is_the_clip(model, clip, execution="dense"):
     graph, state = nnx.split(model)
     whole = quick_jit(lambda s, c: nnx.merge(graph, s)(c))(state, clip)
-    stream = Stream(model)
+    stream = Stream(model, execution)
+    assert stream.execution == execution
     now, size = stream.init(len(clip), clip.shape[2]), np.abs(whole.frame_logits).max()
     for t in range(clip.shape[1]):
         now, out = stream(now, clip[:, t])
@@ -53,19 +63,38 @@ def test_a_stream_is_the_clip(name, options):
     assert_a_stream_is_the_clip(made(name, options), frames())
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adafuse_tsn_tiny", {}),
+        ("adafuse_tsn_tiny", {"actions": ("reuse", "keep"), "group_size": 4, "fusion_stages": (2,)}),
+        ("adafuse_tsm_last_tiny", {"shift": "online"}),
+    ],
+)
+def test_a_compact_stream_is_the_clip(native, name, options):
+    assert_a_stream_is_the_clip(made(name, options), frames(), "compact")
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("execution", ["dense", "compact"])
 @pytest.mark.parametrize("name", ["adafuse_tsn_r18", "adafuse_tsn_r50", "adafuse_tsn_inc", "adafuse_tsn_b0"])
-def test_a_stream_of_the_published_sizes_is_the_clip(name):
+def test_a_stream_of_the_published_sizes_is_the_clip(name, execution):
+    if execution == "compact" and name not in COMPACT:
+        pytest.skip(f"{name} isn't run compactly")
     model = create_model(name, num_classes=4)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, TemporalFusion):  # else all actions are about equally likely
             module.fc0.kernel[...] *= 100
             module.fc1.kernel[...] *= 100
-    assert_a_stream_is_the_clip(model, frames(size=64)[:1, :3])
+    assert_a_stream_is_the_clip(model, frames(size=64)[:1, :3], execution)
 
 
-def test_streams_start_anew_each_for_itself():
-    stream, clip, other = Stream(made("adafuse_tsn_tiny", {"shift": "online"})), frames(), frames(1)
+@pytest.mark.parametrize("execution", ["dense", "compact"])
+def test_streams_start_anew_each_for_itself(request, execution):
+    if execution == "compact":
+        request.getfixturevalue("native")
+    stream = Stream(made("adafuse_tsn_tiny", {"shift": "online"}), execution)
+    clip, other = frames(), frames(1)
     state = stream.init(2, 16)
     for t in range(3):
         state, _ = stream(state, clip[:, t])
@@ -79,8 +108,11 @@ def test_streams_start_anew_each_for_itself():
     np.testing.assert_array_equal(state.frames, [2, 5])
 
 
-def test_memory_is_constant_and_nothing_compiles_twice():
-    stream, clip = Stream(made("adafuse_tsn_tiny", {})), frames()
+@pytest.mark.parametrize("execution", ["dense", "compact"])
+def test_memory_is_constant_and_nothing_compiles_twice(request, execution):
+    if execution == "compact":
+        request.getfixturevalue("native")
+    stream, clip = Stream(made("adafuse_tsn_tiny", {}), execution), frames()
     state = first = stream.init(2, 16)
     for t in range(5):
         state, _ = stream(state, clip[:, t])
@@ -109,6 +141,18 @@ def test_the_model_stays_as_it_is():
 def test_models_that_cannot_stream(name, message):
     with pytest.raises(UserError, match=message):
         Stream(create_model(name, num_classes=4))
+
+
+def test_executions():
+    with pytest.raises(UserError, match="unknown execution 'compct' .did you mean 'compact'"):
+        Stream(made("adafuse_tsn_tiny", {}), "compct")
+    with pytest.raises(UserError, match="compact execution: expected a model with fusion, found 'tsn_tiny'"):
+        Stream(made("tsn_tiny", {}), "compact")
+
+
+def test_where_native_code_cannot_run_a_stream_is_dense(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert Stream(made("adafuse_tsn_tiny", {}), "compact").execution == "dense"
 
 
 def test_a_frame_of_another_shape():

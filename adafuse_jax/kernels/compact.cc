@@ -6,6 +6,7 @@
 // running one's is chosen at each call. No compiler flag may name a CPU. See pair.py for the call.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -109,8 +110,11 @@ inline Run choose(int64_t level) {
   return level == BEST || level == BASELINE ? baseline::run : nullptr;
 }
 
-// A clip, as the handler has checked it. With t as in Eq. 3, `scratch` holds each frame's needed channels one
-// after the other.
+// Clips, as the handler has checked them. With t as in Eq. 3, `y` holds each frame's computed channels one after
+// the other.
+//
+// On a stream, `x_before` is what conv1 read at the frame before the first, and the columns of `y_before` are the
+// channels kept there; other channels may be reused now, and are computed into `late`. Else they are null.
 struct Pair {
   int64_t batch, frames;
   Conv conv1, conv2;
@@ -118,7 +122,10 @@ struct Pair {
   const float *x, *weights1, *bias1;  // (B, T, H, W, in), (taps, in, width), (width)
   const float *weights2, *bias2;      // (panels, taps, width, 64), (panels * 64)
   const int8_t* actions;              // (B, T, width)
-  float *scratch, *out;               // (B, T, h, w, width up to 16), (B, T, y, x, features up to 16)
+  float *y, *out;                     // (B, T, h, w, width up to 16), (B, T, y, x, features up to 16)
+  const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
+  const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
+  float* late;                        // as y_before
 };
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -127,57 +134,95 @@ inline int64_t out_size(int64_t size, int64_t kernel, int64_t stride) {
   return (size + 2 * (kernel / 2) - kernel) / stride + 1;
 }
 
-// What a frame needs, and what it reads.
-struct Frame {
-  std::vector<int32_t> needed;                 // channels of conv1, in the order of the scratch's columns
-  std::vector<int32_t> kept, kept_at;          // channels, and columns of this frame
-  std::vector<int32_t> reused, reused_at;      // channels, and columns of the frame before
+// Channels of an image that conv1 computes, into columns of y.
+struct Made {
+  const float* x;
+  float* y;
+  std::vector<int32_t> channels;
 };
 
-inline std::vector<Frame> plan(const Pair& p) {
-  std::vector<Frame> frames(p.batch * p.frames);
+// Channels that conv2 reads, and the columns of y where they are.
+struct Read {
+  const float* y;
+  std::vector<int32_t> channels, columns;
+};
+
+struct Plan {
+  std::vector<Made> made;
+  std::vector<std::array<Read, 3>> read;  // by each frame: kept, reused, and reused but computed late
+};
+
+inline Plan plan(const Pair& p) {
+  const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features;
+  const int64_t y_frame = p.conv2.height * p.conv2.width * p.conv2.pitch;
+  Plan all;
+  all.read.resize(p.batch * p.frames);
   std::vector<int32_t> before(p.width), now(p.width);  // column of each channel; -1: not computed
   for (int64_t b = 0; b < p.batch; ++b) {
+    const int8_t* earlier = nullptr;
+    const float* carried = nullptr;
+    Made late{};
+    if (p.actions_before != nullptr) {
+      earlier = p.actions_before + b * p.width;
+      carried = p.y_before + b * y_frame;
+      late.x = p.x_before + b * in_frame;
+      late.y = p.late + b * y_frame;
+      int32_t kept = 0;
+      for (int64_t c = 0; c < p.width; ++c) before[c] = earlier[c] == KEEP + 1 ? kept++ : -1;
+    }
     for (int64_t t = 0; t < p.frames; ++t) {
-      Frame& frame = frames[b * p.frames + t];
-      const int8_t* actions = p.actions + (b * p.frames + t) * p.width;
+      const int64_t frame = b * p.frames + t;
+      const int8_t* actions = p.actions + frame * p.width;
       const int8_t* next = t + 1 < p.frames ? actions + p.width : nullptr;
+      Made made{p.x + frame * in_frame, p.y + frame * y_frame, {}};
+      auto& [kept, reused, reused_late] = all.read[frame];
+      kept.y = made.y;
+      reused.y = t > 0 ? made.y - y_frame : carried;
+      reused_late.y = late.y;
       for (int64_t c = 0; c < p.width; ++c) {
         const bool needed = actions[c] == KEEP || (next && next[c] == REUSE);
-        now[c] = needed ? static_cast<int32_t>(frame.needed.size()) : -1;
         const int32_t channel = static_cast<int32_t>(c);
-        if (needed) frame.needed.push_back(channel);
+        now[c] = needed ? static_cast<int32_t>(made.channels.size()) : -1;
+        if (needed) made.channels.push_back(channel);
         if (actions[c] == KEEP) {
-          frame.kept.push_back(channel);
-          frame.kept_at.push_back(now[c]);
-        } else if (actions[c] == REUSE && t > 0) {  // before the first frame all is zero
-          frame.reused.push_back(channel);
-          frame.reused_at.push_back(before[c]);
+          kept.channels.push_back(channel);
+          kept.columns.push_back(now[c]);
+        } else if (actions[c] == REUSE && (t > 0 || (earlier && earlier[c] != 0))) {  // else it is zero
+          if (before[c] >= 0) {
+            reused.channels.push_back(channel);
+            reused.columns.push_back(before[c]);
+          } else {
+            reused_late.channels.push_back(channel);
+            reused_late.columns.push_back(static_cast<int32_t>(late.channels.size()));
+            late.channels.push_back(channel);
+          }
         }
       }
       std::swap(before, now);
+      all.made.push_back(std::move(made));
     }
+    if (!late.channels.empty()) all.made.push_back(std::move(late));
   }
-  return frames;
+  return all;
 }
 
 struct Job {
-  int64_t frame, panel, begin, end;  // pixels
+  int64_t image, panel, begin, end;  // pixels
 };
 
-// Panels of all frames, cut into pieces of pixels where there are too few for all workers.
+// Panels of all images, cut into pieces of pixels where there are too few for all workers.
 template <class Panels>
-std::vector<Job> jobs_of(int64_t frames, Panels panels, int64_t pixels, int64_t workers) {
+std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t workers) {
   int64_t count = 0;
-  for (int64_t f = 0; f < frames; ++f) count += panels(f);
+  for (int64_t i = 0; i < images; ++i) count += panels(i);
   const int64_t wanted = workers > 1 ? divide_up(2 * workers, std::max<int64_t>(count, 1)) : 1;
   const int64_t pieces = std::max<int64_t>(1, std::min(wanted, pixels / 48));
   std::vector<Job> jobs;
   jobs.reserve(count * pieces);
-  for (int64_t f = 0; f < frames; ++f) {
-    for (int64_t panel = 0; panel < panels(f); ++panel) {
+  for (int64_t image = 0; image < images; ++image) {
+    for (int64_t panel = 0; panel < panels(image); ++panel) {
       for (int64_t i = 0; i < pieces; ++i) {
-        jobs.push_back({f, panel, pixels * i / pieces, pixels * (i + 1) / pieces});
+        jobs.push_back({image, panel, pixels * i / pieces, pixels * (i + 1) / pieces});
       }
     }
   }
@@ -193,33 +238,32 @@ inline int64_t taps_at_once(int64_t rows_a_tap, int64_t taps) {
 // `workers`.
 template <class Parallel>
 void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
-  const std::vector<Frame> frames = plan(p);
-  const int64_t total = p.batch * p.frames;
+  const Plan all = plan(p);
   const int64_t taps1 = p.conv1.kernel * p.conv1.kernel, taps2 = p.conv2.kernel * p.conv2.kernel;
   const int64_t pixels1 = p.conv1.out_height * p.conv1.out_width;
   const int64_t pixels2 = p.conv2.out_height * p.conv2.out_width;
-  const int64_t frame1 = p.conv1.height * p.conv1.width * p.in_features, frame2 = pixels1 * p.conv2.pitch;
   const int64_t step1 = taps_at_once(p.in_features, taps1);
   const int64_t packed = step1 * p.in_features * PANEL;
   const std::vector<float> zeros(std::max(p.in_features, p.conv2.pitch), 0.0f);
-  std::vector<int32_t> all(p.in_features);
-  for (int64_t i = 0; i < p.in_features; ++i) all[i] = static_cast<int32_t>(i);
+  std::vector<int32_t> every(p.in_features);
+  for (int64_t i = 0; i < p.in_features; ++i) every[i] = static_cast<int32_t>(i);
   // The needed columns of the weights, one after the other; what lies beyond them is computed in vain.
   std::vector<float> packs(workers * packed, 0.0f);
 
-  const auto panels1 = [&](int64_t f) {
-    return divide_up(static_cast<int64_t>(frames[f].needed.size()), PANEL);
+  const auto panels1 = [&](int64_t i) {
+    return divide_up(static_cast<int64_t>(all.made[i].channels.size()), PANEL);
   };
-  const std::vector<Job> jobs1 = jobs_of(total, panels1, pixels1, workers);
+  const std::vector<Job> jobs1 = jobs_of(static_cast<int64_t>(all.made.size()), panels1, pixels1, workers);
   parallel(static_cast<int64_t>(jobs1.size()), [&](int64_t i, int64_t worker) {
     const Job& job = jobs1[i];
-    const std::vector<int32_t>& needed = frames[job.frame].needed;
+    const Made& image = all.made[job.image];
+    const std::vector<int32_t>& needed = image.channels;
     const int64_t first = job.panel * PANEL;
     const int64_t count = std::min<int64_t>(PANEL, static_cast<int64_t>(needed.size()) - first);
     float* pack = packs.data() + worker * packed;
     float bias[PANEL] = {0.0f};
     for (int64_t j = 0; j < count; ++j) bias[j] = p.bias1[needed[first + j]];
-    const Source source{p.x + job.frame * frame1, all.data(), all.data(), p.in_features};
+    const Source source{image.x, every.data(), every.data(), p.in_features};
     for (int64_t tap = 0; tap < taps1; tap += step1) {
       const int64_t end = std::min(taps1, tap + step1);
       for (int64_t row = 0; row < (end - tap) * p.in_features; ++row) {
@@ -228,38 +272,33 @@ void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
       }
       const Panel panel{p.conv1, &source, 1,       zeros.data(), pack,        p.in_features,
                         tap,     end,     bias,    tap == 0,     end == taps1, true,
-                        p.scratch + job.frame * frame2 + first, p.conv2.pitch};
+                        image.y + first, p.conv2.pitch};
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
     }
   });
 
   const int64_t out_pitch = pad(p.features);
   const std::vector<Job> jobs2 =
-      jobs_of(total, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers);
+      jobs_of(p.batch * p.frames, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers);
   parallel(static_cast<int64_t>(jobs2.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs2[i];
-    const Frame& frame = frames[job.frame];
-    const float* y = p.scratch + job.frame * frame2;
-    Source sources[2];
+    Source sources[3];
     int num_sources = 0;
-    if (!frame.kept.empty()) {
-      const auto count = static_cast<int64_t>(frame.kept.size());
-      sources[num_sources++] = {y, frame.kept_at.data(), frame.kept.data(), count};
-    }
-    if (!frame.reused.empty()) {
-      const auto count = static_cast<int64_t>(frame.reused.size());
-      sources[num_sources++] = {y - frame2, frame.reused_at.data(), frame.reused.data(), count};
+    int64_t read = 0;
+    for (const Read& from : all.read[job.image]) {
+      const auto count = static_cast<int64_t>(from.channels.size());
+      if (count > 0) sources[num_sources++] = {from.y, from.columns.data(), from.channels.data(), count};
+      read += count;
     }
     const int64_t first = job.panel * PANEL;
     const int64_t count = std::min<int64_t>(PANEL, p.features - first);
-    const int64_t read = static_cast<int64_t>(frame.kept.size() + frame.reused.size());
     const int64_t step = taps_at_once(read, taps2);
     for (int64_t tap = 0; tap < taps2; tap += step) {
       const int64_t end = std::min(taps2, tap + step);
       const float* weights = p.weights2 + (job.panel * taps2 + tap) * p.width * PANEL;
       const Panel panel{p.conv2, sources, num_sources,       zeros.data(), weights,      p.width,
                         tap,     end,     p.bias2 + first,   tap == 0,     end == taps2, false,
-                        p.out + job.frame * pixels2 * out_pitch + first, out_pitch};
+                        p.out + job.image * pixels2 * out_pitch + first, out_pitch};
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
     }
   });
@@ -296,6 +335,7 @@ void parallel_for(Pool& pool, int64_t workers, int64_t count, const std::functio
 namespace ffi = xla::ffi;
 
 using Floats = ffi::Buffer<ffi::F32>;
+using Bytes = ffi::Buffer<ffi::S8>;
 using Result = ffi::ResultBuffer<ffi::F32>;
 
 static bool has_shape(ffi::Span<const int64_t> found, std::initializer_list<int64_t> expected) {
@@ -304,8 +344,8 @@ static bool has_shape(ffi::Span<const int64_t> found, std::initializer_list<int6
 
 static ffi::Error compact_pair(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
                                int64_t stride2, int64_t features, int64_t level, Floats x, Floats weights1,
-                               Floats bias1, Floats weights2, Floats bias2, ffi::Buffer<ffi::S8> actions,
-                               Result out, Result scratch) {
+                               Floats bias1, Floats weights2, Floats bias2, Bytes actions, Floats x_before,
+                               Floats y_before, Bytes actions_before, Result out, Result y, Result late) {
   using namespace adafuse;
   try {
     const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
@@ -330,13 +370,24 @@ static ffi::Error compact_pair(ffi::ThreadPool pool, int64_t kernel1, int64_t st
     if (!has_shape(weights1.dimensions(), {kernel1 * kernel1, p.in_features, p.width})) return wrong("weights1");
     if (!has_shape(weights2.dimensions(), {panels, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
     if (!has_shape(bias2.dimensions(), {panels * PANEL})) return wrong("bias2");
-    if (!has_shape(scratch->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("scratch");
+    if (!has_shape(y->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("y");
+    // On a stream; else they are empty.
+    const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1;
+    if (streams != 0 && streams != p.batch) return wrong("x_before: expected (B, H, W, C)");
+    if (!has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) return wrong("x_before");
+    if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
+    if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
+    if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
     if (!has_shape(out->dimensions(), {p.batch, p.frames, p.conv2.out_height, p.conv2.out_width, pad(features)})) {
       return wrong("out");
     }
     p.x = x.typed_data(), p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
     p.weights2 = weights2.typed_data(), p.bias2 = bias2.typed_data(), p.actions = actions.typed_data();
-    p.scratch = scratch->typed_data(), p.out = out->typed_data();
+    p.y = y->typed_data(), p.out = out->typed_data();
+    if (streams > 0) {
+      p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
+      p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
+    }
     for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
       if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
     }
@@ -366,6 +417,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactPair, compact_pair,
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
-                                  .Arg<ffi::Buffer<ffi::S8>>()
+                                  .Arg<Bytes>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Bytes>()
+                                  .Ret<Floats>()
                                   .Ret<Floats>()
                                   .Ret<Floats>());

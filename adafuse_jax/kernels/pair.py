@@ -27,6 +27,20 @@ class Weights(NamedTuple):
     bias2: Float[Array, " lanes"]
 
 
+class Before(NamedTuple):
+    """What `compact_step` remembers of the frame before; all zeros: there was none.
+
+    Attributes:
+        x: what the first convolution read.
+        y: its kept channels, one after the other.
+        actions: one more than their codes.
+    """
+
+    x: Float[Array, "b h w i"]
+    y: Float[Array, "b y x columns"]
+    actions: Int8[Array, "b c"]
+
+
 def pack(
     kernel1: Float[np.ndarray, "k1 k1 i c"],
     bias1: Float[np.ndarray, " c"],
@@ -73,21 +87,83 @@ def compact_pair(
         UserError: for another level or type of x.
         RuntimeError: without native code (`build.load`).
     """
+    none = Before(
+        jnp.zeros((0, *x.shape[2:])), jnp.zeros((0, *_between(x, weights, strides))), actions[:0, 0]
+    )
+    return _call(x, weights, actions, none, features, strides, level)[0]
+
+
+def before_first(x: Float[Array, "b h w i"], weights: Weights, strides: tuple[int, int] = (1, 1)) -> Before:
+    """What there is before the first frame of streams."""
+    y = jnp.zeros((len(x), *_between(x[:, None], weights, strides)))
+    return Before(jnp.zeros_like(x), y, jnp.zeros((len(x), len(weights.bias1)), jnp.int8))
+
+
+def compact_step(
+    x: Float[Array, "b h w i"],
+    weights: Weights,
+    actions: Int8[Array, "b c"],
+    before: Before,
+    features: int,
+    strides: tuple[int, int] = (1, 1),
+    level: str = "best",
+) -> tuple[Before, Float[Array, "b y x o"]]:
+    """`compact_pair` one frame at a time: what is reused and wasn't computed at the frame before is now.
+
+    Args:
+        x: see `compact_pair`; here and in the following of one frame.
+        weights: from `pack`.
+        actions: from `codes`.
+        before: from `before_first`, or the step before.
+        features: outputs of the second convolution, o.
+        strides: of the two.
+        level: instructions to use, of `LEVELS`.
+
+    Raises:
+        UserError: for another level or type of x.
+        RuntimeError: without native code (`build.load`).
+    """
+    fused, y = _call(x[:, None], weights, actions[:, None], before, features, strides, level)
+    return Before(x, y[:, 0], actions + jnp.int8(1)), fused[:, 0]
+
+
+def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width after each convolution, and before them."""
+    sizes = [x.shape[2:4]]
+    for kernel, stride in zip(_kernels(weights), strides, strict=True):
+        sizes.append(tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in sizes[-1]))
+    return sizes
+
+
+def _kernels(weights: Weights) -> list[int]:
+    return [math.isqrt(weights.kernel1.shape[0]), math.isqrt(weights.kernel2.shape[1])]
+
+
+def _between(x: Array, weights: Weights, strides: tuple[int, int]) -> tuple[int, int, int]:
+    """Shape of a frame between the two convolutions."""
+    return *_sizes(x, weights, strides)[1], _padded(len(weights.bias1))
+
+
+def _padded(channels: int) -> int:
+    return channels + -channels % GROUP
+
+
+def _call(x, weights, actions, before, features, strides, level):
+    """The fused map of the frames, and the columns between the convolutions."""
     if level not in LEVELS:
         raise unknown("level", level, LEVELS)
     if x.dtype != jnp.float32:
         raise UserError(f"x: expected float32, found {x.dtype}")
     if not build.load():
-        raise RuntimeError("compact_pair: no native code, see the log")
-    kernels = [math.isqrt(weights.kernel1.shape[0]), math.isqrt(weights.kernel2.shape[1])]
-    sizes = [x.shape[2:4]]
-    for kernel, stride in zip(kernels, strides, strict=True):
-        sizes.append(tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in sizes[-1]))
-    between, out = (
-        jax.ShapeDtypeStruct((*x.shape[:2], *size, channels + -channels % GROUP), jnp.float32)
-        for size, channels in zip(sizes[1:], (len(weights.bias1), features), strict=True)
+        raise RuntimeError("compact execution: no native code, see the log")
+    between = _between(x, weights, strides)
+    shapes = (
+        (*x.shape[:2], *_sizes(x, weights, strides)[2], _padded(features)),
+        (*x.shape[:2], *between),
+        (len(before.x), *between),
     )
-    call = jax.ffi.ffi_call(build.TARGET, (out, between))
+    call = jax.ffi.ffi_call(build.TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    kernels = _kernels(weights)
     numbers = {
         "kernel1": kernels[0],
         "stride1": strides[0],
@@ -96,5 +172,6 @@ def compact_pair(
         "features": features,
         "level": LEVELS.index(level),
     }
-    fused, _ = call(x, *weights, actions, **{name: np.int64(n) for name, n in numbers.items()})
-    return fused[..., :features]
+    numbers = {name: np.int64(n) for name, n in numbers.items()}
+    fused, y, _ = call(x, *weights, actions, *before, **numbers)
+    return fused[..., :features], y

@@ -69,6 +69,39 @@ double convolved(const Conv& conv, int64_t channels, int64_t row, int64_t column
   return sum;
 }
 
+// The clips `p`, whole or one frame after the other.
+void run_frames(const Pair& p, bool one_by_one, Run run, int64_t workers, Pool& pool) {
+  const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    parallel_for(pool, workers, count, f);
+  };
+  if (!one_by_one) {
+    run_pair(p, run, workers, parallel);
+    return;
+  }
+  const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
+  const int64_t out = p.conv2.out_height * p.conv2.out_width * pad(p.features);
+  std::vector<float> x(p.batch * in), x_before(p.batch * in), y(p.batch * between), y_before(p.batch * between);
+  std::vector<float> outs(p.batch * out);
+  std::vector<int8_t> actions(p.batch * p.width), before(p.batch * p.width, 0);
+  for (int64_t t = 0; t < p.frames; ++t) {
+    std::vector<float> late(p.batch * between, NAN);
+    std::fill(y.begin(), y.end(), NAN);
+    for (int64_t b = 0; b < p.batch; ++b) {
+      std::copy_n(p.x + (b * p.frames + t) * in, in, x.begin() + b * in);
+      std::copy_n(p.actions + (b * p.frames + t) * p.width, p.width, actions.begin() + b * p.width);
+    }
+    Pair step = p;
+    step.frames = 1;
+    step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
+    step.x_before = x_before.data(), step.y_before = y_before.data();
+    step.actions_before = before.data(), step.late = late.data();
+    run_pair(step, run, workers, parallel);
+    for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
+    for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
+    x_before.swap(x), y_before.swap(y);
+  }
+}
+
 // A clip of a random shape, drawn by `seed`; returns whether it comes out right.
 bool correct(unsigned seed, int64_t level, Pool& pool) {
   std::mt19937 random(seed);
@@ -99,14 +132,12 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   std::vector<int8_t> actions(total * p.width);
   for (int8_t& action : actions) action = static_cast<int8_t>(alone < 3 ? alone : draw(0, 2));
   // Where nothing is computed nothing may be read: it would show as NaN.
-  std::vector<float> scratch(total * h * w * pad(p.width), NAN), out(total * out_pixels * pad(p.features), NAN);
+  std::vector<float> between(total * h * w * pad(p.width), NAN), out(total * out_pixels * pad(p.features), NAN);
   p.x = x.data(), p.weights1 = weights1.data(), p.bias1 = bias1.data();
   p.weights2 = weights2.data(), p.bias2 = bias2.data(), p.actions = actions.data();
-  p.scratch = scratch.data(), p.out = out.data();
+  p.y = between.data(), p.out = out.data();
   const int64_t workers = draw(1, 4);
-  run_pair(p, choose(level), workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  });
+  run_frames(p, draw(0, 1) == 1, choose(level), workers, pool);
 
   std::vector<double> y(total * h * w * p.width);
   for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.pair import LEVELS, codes, compact_pair, pack
+from adafuse_jax.kernels.pair import LEVELS, before_first, codes, compact_pair, compact_step, pack
 from adafuse_jax.ops import actions as act
 
 SKIP, REUSE, KEEP = range(3)
@@ -88,8 +88,19 @@ def test_a_pair_is_its_parts(data):
     strides = draw(st.tuples(*[st.integers(1, 3)] * 2), label="strides")
     level = draw(st.sampled_from(levels()), label="level")
     x, actions, arrays = drawn(np.random.default_rng(draw(st.integers(0, 99))), sizes, channels, kernels)
-    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), channels[2], strides, level)
-    assert_same(found, expected(x, actions, arrays, strides))
+    x_and_actions, weights = (jnp.asarray(x), jnp.asarray(actions)), pack(*arrays)
+    found = compact_pair(x_and_actions[0], weights, x_and_actions[1], channels[2], strides, level)
+    wanted = expected(x, actions, arrays, strides)
+    assert_same(found, wanted)
+    assert_same(frame_by_frame(*x_and_actions, weights, channels[2], strides, level), wanted)
+
+
+def frame_by_frame(x, actions, weights, *rest):
+    before, outs = before_first(x[:, 0], weights, *rest[1:2]), []
+    for t in range(x.shape[1]):
+        before, out = compact_step(x[:, t], weights, actions[:, t], before, *rest)
+        outs.append(out)
+    return jnp.stack(outs, 1)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -100,6 +111,8 @@ def test_some_actions_alone(level, shares):
     x, actions, arrays = drawn(np.random.default_rng(0), (2, 3, 5, 7), (16, 80, 72), (3, 3), shares)
     found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), 72, level=level)
     assert_same(found, expected(x, actions, arrays, (1, 1)))
+    steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), pack(*arrays), 72, (1, 1), level)
+    assert_same(steps, found)
     if shares[SKIP] == 1:
         np.testing.assert_array_equal(found, np.broadcast_to(arrays[-1], found.shape))
 
@@ -112,6 +125,22 @@ def test_more_weights_than_the_cache_takes_at_once():
 
 def test_levels_there_must_be():
     assert levels()[:2] == ["best", "baseline"]
+
+
+def test_streams_start_anew_each_for_itself():
+    x, actions, arrays = drawn(np.random.default_rng(0), (2, 4, 5, 5), (6, 20, 8), (3, 3))
+    weights, steps = pack(*arrays), [(jnp.asarray(x[:, t]), jnp.asarray(actions[:, t])) for t in range(4)]
+    before = before_first(steps[0][0], weights)
+    for x_t, actions_t in steps[:2]:
+        before, _ = compact_step(x_t, weights, actions_t, before, 8)
+    before = jax.tree.map(lambda a: a.at[0].set(0), before)
+    found = []
+    for x_t, actions_t in steps[2:]:
+        before, out = compact_step(x_t, weights, actions_t, before, 8)
+        found.append(out)
+    found = np.stack(found, 1)
+    assert_same(jnp.asarray(found[:1]), expected(x[:1, 2:], actions[:1, 2:], arrays, (1, 1)))
+    assert_same(jnp.asarray(found[1:]), expected(x[1:], actions[1:], arrays, (1, 1))[:, 2:])
 
 
 def test_threads_and_devices_at_once():
