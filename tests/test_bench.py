@@ -10,7 +10,7 @@ from flax import nnx
 from helpers import filled
 from test_predict import FRAMES, SIZE, trained, workdir, write_video  # noqa: F401
 
-from adafuse_jax import bench, cli, create_model, flops
+from adafuse_jax import bench, cli, compact, create_model, flops
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
 from adafuse_jax.layers import TemporalFusion
@@ -50,8 +50,8 @@ def test_a_drawn_model_acts_as_drawn():
 @pytest.mark.parametrize(
     ("name", "options", "executions"),
     [
-        ("adafuse_tsn_tiny", {}, bench.EXECUTIONS),
-        ("adafuse_tsm_tiny", {"shift": "online", "group_size": 4}, bench.EXECUTIONS),
+        ("adafuse_tsn_tiny", {}, compact.EXECUTIONS),
+        ("adafuse_tsm_tiny", {"shift": "online", "group_size": 4}, compact.EXECUTIONS),
         ("adafuse_tsn_tiny", {"actions": ("reuse", "keep"), "fusion_stages": (3,)}, ("dense",)),
     ],
 )

@@ -11,13 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from adafuse_jax.bench.draws import Drawn
-from adafuse_jax.compact import Compact
+from adafuse_jax.compact import EXECUTIONS, Compact
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.recognizer import Output, Recognizer
 from adafuse_jax.streaming import Stream, StreamOutput
-
-EXECUTIONS = ("dense", "compact")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,7 @@ def prepare(
         model: of the zoo.
         clip: normalised frames, float32.
         drawn: of the model, for as many clips and frames, to act as drawn; None: as the model decides.
-        executions: of `EXECUTIONS`.
+        executions: of `compact.EXECUTIONS`.
     """
     runs = Runs({}, {}, [])
     on_clips, on_frames = (model, model) if drawn is None else (drawn.model, drawn.first)
@@ -68,7 +66,7 @@ def prepare(
             continue
         runs.clip[execution] = lambda made=made: made(clip)
         try:
-            stream = _stream(on_frames, execution)
+            stream = Stream(on_frames, execution)
         except UserError as error:
             runs.missing.append(str(error))
         else:
@@ -89,15 +87,6 @@ class _Dense:
 def _compact(model: Recognizer | ARNet) -> Compact | None:
     made = Compact(model)
     return made if made.native else None
-
-
-def _stream(model: Recognizer | ARNet, execution: str) -> Stream:
-    if execution == "dense":
-        return Stream(model)
-    try:
-        return Stream(model, execution=execution)
-    except TypeError as error:
-        raise UserError("compact execution: for clips alone so far, found a stream") from error
 
 
 def _frame_by_frame(

@@ -46,7 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _bench(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from adafuse_jax import bench
+    from adafuse_jax import bench, compact
     from adafuse_jax.report import bench as report
 
     shares = None if args.policy is None else _shares(args.policy)
@@ -54,7 +54,7 @@ def _bench(args: argparse.Namespace) -> None:
         raise UserError(f"video {args.video}: expected a file, found none")
     model, data = _model(args)
     drawn = None if shares is None else bench.Drawn(model, shares, args.batch, data.num_frames)
-    executions = bench.EXECUTIONS if args.execution == "both" else (args.execution,)
+    executions = compact.EXECUTIONS if args.execution == "both" else (args.execution,)
     runs = bench.prepare(model, _clip(args, data), drawn, executions)
     named = runs.named()
     if not named:
@@ -70,10 +70,14 @@ def _bench(args: argparse.Namespace) -> None:
     size = f"{data.image_size}x{data.image_size}"
     print(f"{model.name}, {args.batch} x {data.num_frames} frames of {size} {seen}; {decided}")
     print(
-        f"{args.turns} turns on {len(os.sched_getaffinity(0))} cores, load average {before:.1f} before and "
+        f"{args.turns} turns on {_cores()} cores, load average {before:.1f} before and "
         f"{os.getloadavg()[0]:.1f} after"
     )
     print(report.text(model, policies, seconds, args.batch, data.image_size, data.num_frames))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _shares(text: str) -> tuple[float, ...]:
