@@ -1,5 +1,6 @@
 """What a trained model says about a video while it runs: after each frame, in constant memory."""
 
+import statistics
 import time
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from adafuse_jax.predict import as_filmed
 from adafuse_jax.streaming import Stream
 from adafuse_jax.train.run import Trained
 from adafuse_jax.train.step import normalize
+
+_DENSE_FRAMES = 9  # to time, for comparison
 
 
 class Seen(NamedTuple):
@@ -46,16 +49,20 @@ class Watcher:
     Args:
         trained: from `train.run.load`.
         clip_frames: a new clip begins after so many frames; 0: never.
+        execution: see `Stream`.
+
+    Attributes:
+        dense_seconds: that a frame takes with everything computed; None unless executed compactly.
 
     Raises:
-        UserError: for a model that needs frames to come, see `Stream`.
+        UserError: see `Stream`.
     """
 
-    def __init__(self, trained: Trained, clip_frames: int):
+    def __init__(self, trained: Trained, clip_frames: int, execution: str = "dense"):
         self._data, self._names = as_filmed(trained.config.data), trained.class_names
         self._clip_frames = clip_frames
         model = model_of(trained)
-        self._stream = Stream(model)
+        self._stream = Stream(model, execution)
         size = self._data.image_size
         self._dense = float(model.count((size, size)).dense) / 1e9
 
@@ -82,6 +89,10 @@ class Watcher:
         self._state, self._before = self._start, self._no_policies
         # Compiles, so that no frame waits for it.
         jax.block_until_ready(self._run(np.zeros((1, size, size, 3), np.uint8)))
+        self.dense_seconds = None
+        if self._stream.execution == "compact":
+            dense, image = Watcher(trained, 1), np.zeros((size, size, 3), np.uint8)
+            self.dense_seconds = statistics.median(dense(image).seconds for _ in range(_DENSE_FRAMES))
 
     def _run(self, image):
         return self._step(self._stream.weights, self._state, self._before, image)

@@ -1,18 +1,23 @@
 """What a trained model says about a video: classes with probabilities, MACs and actions."""
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from adafuse_jax.config import Data
+from adafuse_jax.compact import check_execution, compacted
+from adafuse_jax.config import Config, Data
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import decode, views
 from adafuse_jax.input.manifest import Clip
-from adafuse_jax.report import summary
+from adafuse_jax.models.recognizer import Recognizer
+from adafuse_jax.report import saved, summary
 from adafuse_jax.train.run import Trained
 from adafuse_jax.train.state import put_together
 from adafuse_jax.train.step import cost_of, measure, normalize, over_views
@@ -29,6 +34,7 @@ class Prediction:
         dense_gmacs: with everything computed.
         shares: of the actions; all keep for a model without fusion.
         sites: the same at each site.
+        seconds: that the model took, once compiled: {"dense": all computed, "compact": where asked for}.
     """
 
     num_frames: int
@@ -37,10 +43,12 @@ class Prediction:
     dense_gmacs: float
     shares: dict[str, float]
     sites: dict[str, dict[str, float]]
+    seconds: dict[str, float]
 
     def __str__(self) -> str:
         lines = [f"{p:7.1%}  {name}" for name, p in self.classes[:5]]
-        lines += [f"cost     {summary.costs(self.gmacs, self.dense_gmacs)}"]
+        times = (self.seconds.get(execution) for execution in ("compact", "dense"))
+        lines += saved.side_by_side(self.gmacs, self.dense_gmacs, *times)
         lines += [f"actions  {summary.shares(self.shares)}"]
         lines += [f"  {name:<12} {summary.shares(s)}" for name, s in self.sites.items()]
         return "\n".join(lines)
@@ -54,12 +62,22 @@ def as_filmed(data: Data) -> Data:
     return dataclasses.replace(data, resize=data.image_size) if data.name == "moving_shapes" else data
 
 
-def predict(path: Path, trained: Trained) -> Prediction:
+def predict(path: Path, trained: Trained, execution: str = "dense") -> Prediction:
     """Classifies a video file as evaluation does: the same views of it, the likeliest actions.
 
+    Args:
+        path: of the video.
+        trained: from `train.run.load`.
+        execution: "dense", or "compact": timed beside dense (see `compact.Compact`).
+
     Raises:
-        UserError: for a video that can't be read.
+        UserError: for a video that can't be read, another execution, or a model that can't be run compactly.
     """
+    check_execution(execution)
+    parts = trained.parts
+    models = {"dense": put_together(parts.graph, jax.device_get(parts.params), jax.device_get(parts.stats))}
+    if execution == "compact" and (model := compacted(models["dense"])) is not None:
+        models["compact"] = model
     config, found = trained.config, []
     data = as_filmed(config.data)
 
@@ -71,15 +89,14 @@ def predict(path: Path, trained: Trained) -> Prediction:
     except decode.UnreadableClip as error:
         raise UserError(f"video {error}") from error
 
-    @jax.jit
-    def run(params, stats, clip):
-        model = put_together(trained.parts.graph, params, stats)
-        out = model(normalize(clip, data))
-        out, cost = over_views(out, cost_of(model, out, config), 1)
-        batch = {"label": jnp.zeros(1, jnp.int32), "weight": jnp.ones(1)}
-        return jax.nn.softmax(out.logits[0]), cost, measure(model, out, cost, batch)
-
-    probabilities, cost, metrics = jax.device_get(run(trained.parts.params, trained.parts.stats, clip))
+    seconds = {}
+    for name, model in models.items():  # the last one's results count
+        run = _classifier(model, trained.config, data)
+        jax.block_until_ready(run(clip))  # compiles
+        start = time.perf_counter()
+        results = jax.block_until_ready(run(clip))
+        seconds[name] = time.perf_counter() - start
+    probabilities, cost, metrics = jax.device_get(results)
     figures = metrics.compute()
     order = np.argsort(-probabilities, kind="stable")
     return Prediction(
@@ -89,4 +106,20 @@ def predict(path: Path, trained: Trained) -> Prediction:
         dense_gmacs=cost.dense / 1e9,
         shares=figures["shares"],
         sites=figures["sites"],
+        seconds=seconds,
     )
+
+
+def _classifier(model: Recognizer, config: Config, data: Data):
+    """Classes, cost and metrics of the views of one clip."""
+    graph, weights = nnx.split(model)
+
+    @jax.jit
+    def run(weights, clip):
+        model = nnx.merge(graph, weights)
+        out = model(normalize(clip, data))
+        out, cost = over_views(out, cost_of(model, out, config), 1)
+        batch = {"label": jnp.zeros(1, jnp.int32), "weight": jnp.ones(1)}
+        return jax.nn.softmax(out.logits[0]), cost, measure(model, out, cost, batch)
+
+    return functools.partial(run, weights)

@@ -15,6 +15,7 @@ from test_predict import CONFIG, FRAMES, SIZE, trained, workdir, write_video  # 
 from adafuse_jax import cli, flops
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import live, pipeline
+from adafuse_jax.kernels import build
 from adafuse_jax.live import Watcher
 from adafuse_jax.report import live as shown
 from adafuse_jax.train import state as states
@@ -38,6 +39,22 @@ def watcher(trained):  # noqa: F811
 
 
 def test_frame_by_frame_is_the_clip(watcher, trained, clip):  # noqa: F811
+    assert watcher.dense_seconds is None
+    assert_frame_by_frame_is_the_clip(watcher, trained, clip)
+
+
+def test_compactly_it_is_the_same(trained, clip):  # noqa: F811
+    if not build.load():
+        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+    compact = Watcher(trained, FRAMES, "compact")
+    assert_frame_by_frame_is_the_clip(compact, trained, clip)
+    summary = shown.Summary(compact.dense_seconds)
+    summary.add(compact(clip[0])._replace(seconds=compact.dense_seconds / 2))
+    dense = f"{1000 * compact.dense_seconds:.1f}"
+    assert f" ms a frame of {dense} dense (50.0%)" in str(summary)
+
+
+def assert_frame_by_frame_is_the_clip(watcher, trained, clip):  # noqa: F811
     parts = trained.parts
     model = states.put_together(parts.graph, parts.params, parts.stats)
     out = jax.jit(lambda c: model(c))(normalize(clip[None], CONFIG.data))

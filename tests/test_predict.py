@@ -10,8 +10,10 @@ from helpers import quick_jit
 
 from adafuse_jax import cli, flops
 from adafuse_jax.config import Config
+from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, transforms
 from adafuse_jax.input.moving_shapes import CLASSES
+from adafuse_jax.kernels import build
 from adafuse_jax.predict import predict
 from adafuse_jax.train import run
 from adafuse_jax.train import state as states
@@ -139,14 +141,31 @@ def test_several_views_of_a_video(trained, model, tmp_path):
 def test_the_command(workdir, predicted, capsys):
     _, video, found = predicted
     assert cli.main(["predict", str(video), "--checkpoint", str(workdir)]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{found}\n"
-    lines = printed.out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    same = [line for line in str(found).splitlines() if not line.startswith("time")]
+    assert [line for line in lines if not line.startswith("time")] == same
     for line, (name, probability) in zip(lines, found.classes[:5], strict=False):
         assert line.split() == [f"{probability:.1%}", name]
     assert lines[5].startswith(f"cost     {found.gmacs:.4g} GMACs per clip of {found.dense_gmacs:.4g} dense")
-    assert lines[6].startswith("actions  skip ")
-    assert [line.split()[0] for line in lines[7:]] == ["layer1.0", "layer2.0", "layer3.0"]
+    assert lines[6].startswith("time ") and lines[6].endswith(" ms per clip, dense")
+    assert lines[7].startswith("actions  skip ")
+    assert [line.split()[0] for line in lines[8:]] == ["layer1.0", "layer2.0", "layer3.0"]
+
+
+@pytest.mark.parametrize("predicted", [7], indirect=True)
+def test_compactly(workdir, trained, model, predicted, capsys):
+    if not build.load():
+        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+    clip, video, _ = predicted
+    found = predict(video, trained, "compact")
+    assert_is_the_models(found, trained, model, clip)
+    assert set(found.seconds) == {"dense", "compact"} and min(found.seconds.values()) > 0
+    arguments = ["predict", str(video), "--checkpoint", str(workdir), "--execution", "compact"]
+    assert cli.main(arguments) == 0
+    cost, time = capsys.readouterr().out.splitlines()[5:7]
+    assert cost.startswith("cost ") and time.startswith("time ") and " dense (" in cost and " dense (" in time
+    with pytest.raises(UserError, match="unknown execution 'fast'"):
+        predict(video, trained, "fast")
 
 
 def test_bad_input_is_one_line(workdir, tmp_path, capsys):

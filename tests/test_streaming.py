@@ -144,7 +144,7 @@ def test_models_that_cannot_stream(name, message):
 
 
 def test_executions():
-    with pytest.raises(UserError, match="unknown execution 'compct' .did you mean 'compact'"):
+    with pytest.raises(UserError, match=r"unknown execution 'compct' \(did you mean 'compact'"):
         Stream(made("adafuse_tsn_tiny", {}), "compct")
     with pytest.raises(UserError, match="compact execution: expected a model with fusion, found 'tsn_tiny'"):
         Stream(made("tsn_tiny", {}), "compact")

@@ -14,6 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     predict = commands.add_parser("predict", help="classify a video with a trained model")
     predict.add_argument("video", type=Path, help="a video file of any codec")
     values.add_checkpoint(predict)
+    values.add_execution(predict)
     predict.set_defaults(run=_predict)
     _add_stream(commands)
     table = commands.add_parser(
@@ -32,7 +33,7 @@ def _predict(args: argparse.Namespace) -> None:
 
     if not args.video.is_file():
         raise UserError(f"video {args.video}: expected a file, found none")
-    print(predict.predict(args.video, run.load(args.checkpoint, args.which)))
+    print(predict.predict(args.video, run.load(args.checkpoint, args.which), args.execution))
 
 
 def _add_stream(commands: argparse._SubParsersAction) -> None:
@@ -44,6 +45,7 @@ def _add_stream(commands: argparse._SubParsersAction) -> None:
     )
     stream.add_argument("source", help="a file, the number of a camera, or an address such as rtsp://...")
     values.add_checkpoint(stream)
+    values.add_execution(stream)
     stream.add_argument("--fps", type=float, default=4.0, help="frames to look at in a second; default 4")
     stream.add_argument(
         "--clip_frames",
@@ -68,8 +70,8 @@ def _stream(args: argparse.Namespace) -> None:
     moments = sources.frames(args.source, args.fps, every)
     trained = run.load(args.checkpoint, args.which)
     frames = trained.config.data.num_frames if args.clip_frames is None else args.clip_frames
-    watcher = Watcher(trained, frames)
-    screen, summary, seen = shown.Screen(sys.stdout), shown.Summary(), None
+    watcher = Watcher(trained, frames, args.execution)
+    screen, summary, seen = shown.Screen(sys.stdout), shown.Summary(watcher.dense_seconds), None
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         video = None

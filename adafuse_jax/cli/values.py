@@ -22,3 +22,13 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, required=True, help="a run's workdir, or what convert wrote"
     )
     add_which(command)
+
+
+def add_execution(command: argparse.ArgumentParser) -> None:
+    """Adds how a model is to be run."""
+    command.add_argument(
+        "--execution",
+        choices=("dense", "compact"),
+        default="dense",
+        help="compact: leave out what the policies leave out, on the CPU; timed beside dense",
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from adafuse_jax.errors import UserError
 from adafuse_jax.input.decode import FAILURES, Image
 from adafuse_jax.live import Seen
+from adafuse_jax.report import saved
 
 _BAR = 20  # characters of a whole bar
 _CLIPS = 10  # of which a summary tells
@@ -71,9 +72,14 @@ class Screen:
 
 
 class Summary:
-    """The whole stream, in constant memory: the time frames took, their cost, what the last clips were."""
+    """The whole stream, in constant memory: the time frames took, their cost, what the last clips were.
 
-    def __init__(self):
+    Args:
+        dense_seconds: that a frame takes with everything computed, where what is seen is executed compactly.
+    """
+
+    def __init__(self, dense_seconds: float | None = None):
+        self._dense_seconds = dense_seconds
         self._frames, self._gmacs, self._dense = 0, 0.0, 0.0
         self._took: collections.deque[float] = collections.deque(maxlen=10_000)
         self._clips: dict[int, Seen] = {}
@@ -83,7 +89,7 @@ class Summary:
         self._frames += 1
         self._gmacs += seen.gmacs
         self._dense = seen.dense_gmacs
-        self._took.append(1000 * seen.seconds)
+        self._took.append(seen.seconds)
         self._clips[seen.clip] = seen
         self._clips.pop(seen.clip - _CLIPS, None)
 
@@ -91,11 +97,11 @@ class Summary:
         if not self._frames:
             return "frames   0"
         took, gmacs = np.array(self._took), self._gmacs / self._frames
-        text = [
-            f"frames   {self._frames} in {max(self._clips)} clips",
-            f"time     {np.median(took):.1f} ms a frame (median), 95% within {np.percentile(took, 95):.1f}",
-            f"cost     {gmacs:.4g} GMACs a frame of {self._dense:.4g} dense ({gmacs / self._dense:.1%})",
-        ]
+        usual = np.median(took)
+        seconds = (None, usual) if self._dense_seconds is None else (usual, self._dense_seconds)
+        most = 1000 * np.percentile(took, 95)
+        text = [f"frames   {self._frames} in {max(self._clips)} clips, 95% within {most:.1f} ms"]
+        text += saved.side_by_side(gmacs, self._dense, *seconds, per="a frame")
         for number, last in self._clips.items():
             text.append(f"clip {number:<4}" + "  ".join(f"{p:6.1%} {name}" for name, p in last.classes[:3]))
         return "\n".join(text)

@@ -28,8 +28,8 @@ def times(compact: ArrayLike | None, dense: ArrayLike | None, per: str = "per cl
     ratios = np.atleast_1d(np.asarray(compact) / np.asarray(dense))
     low, middle, high = np.percentile(ratios, (25, 50, 75))
     spread = f"; {low:.1%} to {high:.1%}" if len(ratios) > 1 else ""
-    ours, theirs = 1e3 * np.median(compact), 1e3 * np.median(dense)
-    return f"{ours:.1f} ms {per} of {theirs:.1f} dense ({middle:.1%}{spread})"
+    of = f"{1e3 * np.median(dense):.1f} dense ({middle:.1%}{spread})"
+    return f"{1e3 * np.median(compact):.1f} ms {per} of {of}"
 
 
 def side_by_side(
