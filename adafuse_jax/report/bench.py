@@ -46,6 +46,6 @@ def text(
             dense / frames,
             None if compact is None else compact / (batch * frames),
             None if dense_time is None else dense_time / (batch * frames),
-            "per clip" if kind == "clip" else "per frame",
+            "per clip" if kind == "clip" else "a frame",
         )
     return "\n".join(lines)
