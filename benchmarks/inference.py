@@ -1,4 +1,4 @@
-"""What policies save of the time on the CPU, beside PyTorch: python -m benchmarks.inference [--threads 1 2 ...].
+"""What policies save of the time on the CPU, beside PyTorch: python -m benchmarks.inference [--threads 1 ...].
 
 Clips of 8 frames at once, and streams one frame after the other, through `adafuse_tsn_*` whose policies are
 drawn with given shares of skip, reuse and keep (policy networks still run): with everything computed (dense)
@@ -8,8 +8,9 @@ requirement of this package: `pip install torch --target DIR`, then `PYTHONPATH=
 timed alone). All in float32.
 
 Ours and PyTorch's take turns, each in a process of its own; within a process all take turns again. Ratios are
-of one turn; medians (least..most) are printed. What is compiled is kept between turns in a folder of the
-benchmark's. By default that takes minutes, with `--batches 1 4 --threads 1 2` five times as long.
+of one turn; medians (least..most) are printed. Where other work disturbs the clock, `--one_core` takes
+processor time. What is compiled is kept between turns in a folder of the benchmark's. By default that takes
+minutes, with `--batches 1 4 --threads 1 2` six times as long.
 
     python -m benchmarks.inference --layers    what share of a matrix product's speed each layer reaches
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 
@@ -45,12 +47,18 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0))])
     parser.add_argument("--turns", type=int, default=3, help="of processes")
     parser.add_argument("--steps", type=int, default=5, help="turns in a process")
+    parser.add_argument(
+        "--one_core", action="store_true", help="processor time on one core: for busy machines"
+    )
     parser.add_argument("--layers", action="store_true", help="only the layers")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # framework, folder
     args = parser.parse_args()
+    if args.one_core:
+        args.threads = [1]
+    if args.measure or args.one_core:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.threads[0] :])
     if args.measure:
         framework, folder = args.measure
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads[0]])
         print(json.dumps({"torch": _theirs, "jax": _ours}[framework](args, Path(folder))))
         return
     print(f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}", flush=True)
@@ -58,7 +66,8 @@ def main() -> None:
         from benchmarks import layers
 
         for backbone in args.backbones:
-            layers.measure(backbone, args.policies, args.image_size, args.steps)
+            for frames, policies in ((FRAMES, args.policies), (1, ())):  # one frame alone has none to reuse
+                layers.measure(backbone, policies, frames, args.image_size, args.steps, _clock(args))
         return
     frameworks = ("jax", "torch") if util.find_spec("torch") else ("jax",)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +94,8 @@ def compare(
         turns.append(found)
     times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
     print(
-        f"\n{backbone}, {batch} x {args.image_size} x {args.image_size}, {threads} threads, {args.turns} turns "
-        f"of {args.steps}; load average {os.getloadavg()[0]:.1f}"
+        f"\n{backbone}, {batch} x {args.image_size} x {args.image_size}, {threads} threads, {args.turns} turns"
+        f" of {args.steps}; load average {os.getloadavg()[0]:.1f}"
     )
     for kind in KINDS:
         ways = [f"torch {way}" for way in ("eager", "compiled") if f"{kind} torch {way}" in times]
@@ -104,6 +113,7 @@ def _in_its_own_process(
     args: argparse.Namespace, framework: str, backbone: str, batch: int, threads: int, folder: str
 ) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.inference", "--measure", framework, folder]
+    command += ["--one_core"] * args.one_core
     command += ["--backbones", backbone, "--batches", str(batch), "--threads", str(threads)]
     command += [
         "--image_size",
@@ -144,7 +154,7 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
             raise SystemExit("\n".join(prepared.missing))
         for (kind, execution), run in prepared.named().items():
             runs[f"{kind} {execution}" + (f" {policy}" if execution == "compact" else "")] = run
-    seconds = bench.take_turns(runs, args.steps)
+    seconds = bench.take_turns(runs, args.steps, clock=_clock(args))
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported beside ours")
     return {name: _of_one(name, float(np.median(of))) for name, of in seconds.items()}
@@ -174,12 +184,17 @@ def _theirs(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         for _ in range(2):
             for run in runs.values():
                 run()  # compiles
+        clock = _clock(args)
         for _ in range(args.steps):
             for name, run in runs.items():
-                start = time.perf_counter()
+                start = clock()
                 run()
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: _of_one(name, float(np.median(of))) for name, of in times.items()}
+
+
+def _clock(args: argparse.Namespace) -> Callable[[], float]:
+    return time.process_time if args.one_core else time.perf_counter
 
 
 def _of_one(name: str, seconds: float) -> float:

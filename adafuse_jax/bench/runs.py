@@ -107,9 +107,12 @@ def _frame_by_frame(
 
 
 def take_turns(
-    runs: Mapping[Any, Callable[[], Any]], turns: int, done: Callable[[], Any] = lambda: None
+    runs: Mapping[Any, Callable[[], Any]],
+    turns: int,
+    done: Callable[[], Any] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Any, Float[np.ndarray, " turns"]]:
-    """Seconds of each run, by the clock.
+    """Seconds of each run.
 
     All run once in a turn, every second turn backwards, so that a ratio of one turn is of one moment of the
     machine. Each runs once before, to be compiled.
@@ -118,6 +121,7 @@ def take_turns(
         runs: by any name.
         turns: how many.
         done: called after each run.
+        clock: gives seconds.
     """
     for run in runs.values():
         jax.block_until_ready(run())
@@ -125,8 +129,8 @@ def take_turns(
     seconds = {name: [] for name in runs}
     for turn in range(turns):
         for name in list(runs)[:: -1 if turn % 2 else 1]:
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(runs[name]())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
             done()
     return {name: np.array(of) for name, of in seconds.items()}
