@@ -1,4 +1,4 @@
-"""What policies save of the time on the CPU, beside PyTorch: python -m benchmarks.inference [--threads 1 ...].
+"""What policies save of the time on the CPU, beside PyTorch: python -m benchmarks.inference [--turns 5 ...].
 
 Clips of 8 frames at once, and streams one frame after the other, through `adafuse_tsn_*` whose policies are
 drawn with given shares of skip, reuse and keep (policy networks still run): with everything computed (dense)
@@ -94,8 +94,8 @@ def compare(
         turns.append(found)
     times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
     print(
-        f"\n{backbone}, {batch} x {args.image_size} x {args.image_size}, {threads} threads, {args.turns} turns"
-        f" of {args.steps}; load average {os.getloadavg()[0]:.1f}"
+        f"\n{backbone}, {batch} x {args.image_size}x{args.image_size}, {threads} threads, {args.turns} turns "
+        f"of {args.steps}; load average {os.getloadavg()[0]:.1f}"
     )
     for kind in KINDS:
         ways = [f"torch {way}" for way in ("eager", "compiled") if f"{kind} torch {way}" in times]
@@ -114,15 +114,15 @@ def _in_its_own_process(
 ) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.inference", "--measure", framework, folder]
     command += ["--one_core"] * args.one_core
-    command += ["--backbones", backbone, "--batches", str(batch), "--threads", str(threads)]
-    command += [
-        "--image_size",
-        str(args.image_size),
-        "--steps",
-        str(args.steps),
-        "--policies",
-        *args.policies,
-    ]
+    options = {
+        "backbones": backbone,
+        "batches": batch,
+        "threads": threads,
+        "image_size": args.image_size,
+        "steps": args.steps,
+    }
+    command += [f"--{name}={value}" for name, value in options.items()]
+    command += ["--policies", *args.policies]
     environment = dict(os.environ) | {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
     if framework != "torch" and (torch := util.find_spec("torch")):
         # Libraries of ours import it where they find it.

@@ -1,9 +1,9 @@
 """What share of a matrix product's speed each layer reaches: python -m benchmarks.inference --layers.
 
 Of a ResNet on a clip of 8 frames, and of one: the stem, and of each block that differs from those before it
-the first two convolutions with their norms (dense; compact with all kept; compact by policies of given shares,
-where only the MACs that they ask for count), the third and the shortcut's (dense). The product is one of
-float32 matrices of 2048 x 2048, timed in the same turns.
+the first two convolutions with their norms (dense; compact with all kept; compact by policies of given
+shares, where only the MACs that they ask for count), the third and the shortcut's (dense). The product is
+one of float32 matrices of 2048 x 2048, timed in the same turns.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -89,6 +89,9 @@ def _shares(text: str) -> tuple[float, ...]:
 
 def _model(args: argparse.Namespace) -> tuple[Any, "Data"]:
     """The model and how it looks at videos."""
+    import jax
+    from flax import nnx
+
     from adafuse_jax import convert, create_model
     from adafuse_jax.config import Data
     from adafuse_jax.models.zoo import options_of
@@ -107,7 +110,11 @@ def _model(args: argparse.Namespace) -> tuple[Any, "Data"]:
         test_crops=1,
     )
     if trained is not None:
-        return convert.model_of(trained), as_filmed(data)
+        model = convert.model_of(trained)
+        nnx.update(
+            model, jax.device_put(nnx.state(model))
+        )  # or each call would bring the weights from the host
+        return model, as_filmed(data)
     options = {"num_frames": frames} if "num_frames" in options_of(args.model) else {}
     return create_model(args.model, **options), data
 
