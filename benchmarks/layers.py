@@ -1,9 +1,9 @@
 """What share of a matrix product's speed each layer reaches: python -m benchmarks.inference --layers.
 
-Of a ResNet on a clip of 8 frames, and of one: the stem, and of each block that differs from those before it
-the first two convolutions with their norms (dense; compact with all kept; compact by policies of given
-shares, where only the MACs that they ask for count), the third and the shortcut's (dense). The product is
-one of float32 matrices of 2048 x 2048, timed in the same turns.
+Of a ResNet on a clip of 8 frames, and on one of one: the stem, and each convolution with its norm as XLA runs
+it; then residual blocks, dense, compactly with all kept, and compactly by policies of given shares, where
+only the MACs that those ask for count. Blocks like earlier ones are left out. The product is one of float32
+matrices of 2048 x 2048, timed in the same turns.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,87 +14,92 @@ import numpy as np
 from flax import nnx
 
 from adafuse_jax import bench, create_model
-from adafuse_jax.compact import folded
-from adafuse_jax.kernels import build
-from adafuse_jax.kernels.pair import codes, compact_pair, pack
+from adafuse_jax.compact import compacted
 from adafuse_jax.models.resnet import ResidualBlock, ResNet, per_frame
 from adafuse_jax.ops import costs
 from adafuse_jax.ops.pooling import max_pool
 
 SIDE = 2048
+KEPT = "0,0,1"
+Way = tuple[float, Callable[[], jax.Array]]  # MACs that are needed, and what to run
 
 
 def measure(
     backbone: str, policies: Sequence[str], frames: int, size: int, turns: int, clock: Callable[[], float]
 ) -> None:
-    """Prints a line a layer, and what runs of it reach."""
-    net = create_model(f"tsn_{backbone}").backbone
-    a = jnp.ones((SIDE, SIDE))
-    product = jax.jit(jnp.matmul)
+    """Prints a line a layer: the product's speed, and the share of it that ways to run the layer reach."""
+    a, product = jnp.ones((SIDE, SIDE)), jax.jit(jnp.matmul)
     print(
-        f"\n{backbone}, {frames} frames of {size} x {size}, {turns} turns, shares of the product's speed",
-        flush=True,
+        f"\n{backbone}, {frames} frames of {size} x {size}, {turns} turns; the product in GFLOP/s", flush=True
     )
-    for name, ways in _layers(net, policies if build.load() else None, frames, size):
+    for name, ways in _layers(backbone, (KEPT, *policies), frames, size):
         runs = {way: run for way, (_, run) in ways.items()} | {"product": lambda: product(a, a)}
         times = bench.take_turns(runs, turns, clock=clock)
         peak = SIDE**3 / times["product"]
         shares = {way: np.median(macs / times[way] / peak) for way, (macs, _) in ways.items()}
         text = "".join(f"   {way} {share:4.0%}" for way, share in shares.items())
-        print(f"  {name:<64}{np.median(2e-9 * peak):4.0f} GFLOP/s{text}", flush=True)
-
-
-Ways = dict[str, tuple[float, Callable[[], jax.Array]]]  # needed MACs, and what to run
+        print(f"  {name:<36}{np.median(2e-9 * peak):>4.0f}{text}", flush=True)
 
 
 def _layers(
-    net: ResNet, policies: Sequence[str] | None, frames: int, size: int
-) -> Iterator[tuple[str, Ways]]:
+    backbone: str, policies: Sequence[str], frames: int, size: int
+) -> Iterator[tuple[str, dict[str, Way]]]:
     """Names of the layers, and ways to run them."""
-    conv = net.conv1
-    out = (costs.conv_out(size, net.stem.kernel, 2, net.stem.kernel // 2),) * 2
-    macs = frames * costs.conv_macs(3, net.stem.features, net.stem.kernel, out)
-    yield "stem", {"dense": (macs, _run(net, _stem, _maps(frames, (size, size), 3)))}
-    hw, seen = tuple(costs.conv_out(s, 3, 2, 1) for s in out) if net.stem.max_pool else out, set()
+    nets, compact = {}, {}
+    for text in policies:
+        shares = tuple(float(share) for share in text.split(","))
+        model = create_model(f"random_{backbone}", shares=shares)
+        nets[text], fast = model.backbone, compacted(model)
+        if fast is not None:
+            compact[text] = dict(fast.backbone.named_blocks())
+    net: ResNet = nets[policies[0]]
+    out, stem = (costs.conv_out(size, net.stem.kernel, 2, net.stem.kernel // 2),) * 2, net.stem
+    macs = frames * costs.conv_macs(3, stem.features, stem.kernel, out)
+    yield f"stem, {stem.features}", {"dense": (macs, _run(net, _stem, _maps(frames, (size, size), 3)))}
+    hw, seen = tuple(costs.conv_out(s, 3, 2, 1) for s in out) if stem.max_pool else out, set()
     for name, block in net.named_blocks():
         kind = (hw, block.in_features, block.geometry)
-        after = block.count(hw)[2]
         if kind not in seen:
             seen.add(kind)
-            x = _maps(frames, hw, block.in_features)
-            yield _named(f"{name} first two", block.conv1, block.conv2, hw), _pair(block, x, policies)
-            for title, conv, bn in (
-                ("third", getattr(block, "conv3", None), getattr(block, "bn3", None)),
-                ("shortcut", block.downsample_conv, block.downsample_bn),
-            ):
-                if conv is not None:
-                    of = x if title == "shortcut" else _maps(frames, after, block.width)
-                    macs = frames * costs.conv_macs(conv.in_features, conv.out_features, 1, after)
-                    run = _run(nnx.List([conv, bn]), lambda pair, x: pair[1](per_frame(pair[0], x)), of)
-                    yield _named(f"{name} {title}", conv, None, of.shape[2:4]), {"dense": (macs, run)}
-        hw = after
+            x, total = _maps(frames, hw, block.in_features), 0
+            for title, conv, bn, in_hw, out_hw in _convolutions(block, hw):
+                macs = frames * costs.conv_macs(
+                    conv.in_features, conv.out_features, conv.kernel_size[0], out_hw
+                )
+                total += macs
+                run = _run(nnx.List([conv, bn]), _normed, _maps(frames, in_hw, conv.in_features))
+                yield f"{name} {title}, {conv.out_features} x {out_hw[0]}x{out_hw[1]}", {"dense": (macs, run)}
+            ways = {"dense": (total, _run(block, lambda b, x: b(x, None, False)[0], x))}
+            for text, blocks in compact.items():
+                run = _run(blocks[name], lambda b, x: b(x, None, False), x)
+                _, site, _ = block.count(hw)
+                saved = float(sum(costs.savings(run()[1], site))[0])
+                title = "compact" + (", all kept" if text == KEPT else f" {text}")
+                ways[title] = total - frames * saved, run
+            yield name, ways
+        hw = block.count(hw)[2]
 
 
-def _pair(block: ResidualBlock, x: jax.Array, policies: Sequence[str] | None) -> Ways:
-    sizes, site = [x.shape[2:4]], []
-    for conv, (kernel, stride) in zip((block.conv1, block.conv2), block.geometry, strict=False):
-        sizes.append(tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in sizes[-1]))
-        site.append(costs.conv_macs(conv.in_features, conv.out_features, kernel, sizes[-1]))
-    ways = {"dense": (x.shape[1] * sum(site), _run(block, lambda b, x: b.fused_pair(x, None, False)[0], x))}
-    if policies is None:
-        return ways
-    weights = pack(*folded(block.conv1, block.bn1), *folded(block.conv2, block.bn2))
-    strides = tuple(stride for _, stride in block.geometry[:2])
-    compact = jax.jit(lambda x, w, codes: compact_pair(x, w, codes, block.conv2.out_features, strides))
-    for text in ("0,0,1", *policies):
-        shares = np.array([float(share) for share in text.split(",")])
-        drawn = np.random.default_rng(0).choice(3, (1, x.shape[1], block.width), p=shares / shares.sum())
-        policy = jax.nn.one_hot(drawn, 3)
-        saved = sum(costs.savings(policy, costs.SiteCost(((block.width, site[0]),), site[1])))
-        macs, actions = x.shape[1] * (sum(site) - float(saved[0])), codes(policy)
-        way = "compact, all kept" if text == "0,0,1" else f"{text}"
-        ways[way] = macs, lambda actions=actions: compact(x, weights, actions)
-    return ways
+def _convolutions(block: ResidualBlock, hw: tuple[int, int]) -> Iterator[tuple]:
+    """Name, convolution, norm, size of what is read and of what is given."""
+    before = hw
+    for i, (kernel, stride) in enumerate(block.geometry, 1):
+        after = tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in before)
+        yield (
+            f"conv{i} {kernel}x{kernel}",
+            getattr(block, f"conv{i}"),
+            getattr(block, f"bn{i}"),
+            before,
+            after,
+        )
+        before = after
+    if block.downsample_conv is not None:
+        yield "shortcut", block.downsample_conv, block.downsample_bn, hw, before
+
+
+def _normed(pair: nnx.List, x: jax.Array) -> jax.Array:
+    conv, bn = pair
+    return bn(per_frame(conv, x))
 
 
 def _stem(net: ResNet, x: jax.Array) -> jax.Array:
@@ -102,7 +107,7 @@ def _stem(net: ResNet, x: jax.Array) -> jax.Array:
     return per_frame(lambda f: max_pool(f, padding=1, ceil=False), x) if net.stem.max_pool else x
 
 
-def _run(module: nnx.Module, function: Callable, x: jax.Array) -> Callable[[], jax.Array]:
+def _run(module: nnx.Module, function: Callable, x: jax.Array) -> Callable:
     graph, weights = nnx.split(module)
     compiled = jax.jit(lambda weights, x: function(nnx.merge(graph, weights), x))
     return lambda: compiled(weights, x)
@@ -111,10 +116,3 @@ def _run(module: nnx.Module, function: Callable, x: jax.Array) -> Callable[[], j
 def _maps(frames: int, hw: tuple[int, int], channels: int) -> jax.Array:
     drawn = np.random.default_rng(0).standard_normal((1, frames, *hw, channels), np.float32)
     return jnp.asarray(np.maximum(drawn, 0))
-
-
-def _named(name: str, first: nnx.Conv, second: nnx.Conv | None, hw: tuple[int, int]) -> str:
-    text = f"{name}: {first.in_features}"
-    for conv in filter(None, (first, second)):
-        text += f" -{conv.kernel_size[0]}x{conv.kernel_size[1]}-> {conv.out_features}"
-    return f"{text}, {hw[0]}x{hw[1]}"

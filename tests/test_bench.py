@@ -146,7 +146,7 @@ def test_what_cannot_be_drawn(name, options, shares, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["adafuse_tsn_r18", "adafuse_tsn_b0", "adafuse_tsn_inc", "cgnet_tiny", "arnet_tiny", "tsn_tiny"]
+    "name", ["adafuse_tsn_tiny", "adafuse_tsn_inc", "cgnet_tiny", "arnet_tiny", "tsn_tiny"]
 )
 def test_stages_add_up_to_the_count(name):
     model, random = nnx.eval_shape(lambda: create_model(name, num_classes=4)), np.random.default_rng(0)
