@@ -4,9 +4,9 @@
     out = fast(clip)  # as model(clip)
 
 Of each residual block with fusion, the first convolution computes the channels that are kept, or reused at
-the next frame, the second reads those that aren't skipped; reusing a channel copies nothing. The norms are
-folded into both. All else runs as in the model. The native code is compiled at the first use, see
-`kernels.build`; where it can't be, and on other devices, the model itself runs.
+the next frame, the second reads those that aren't skipped; reusing a channel copies nothing. Norms, ReLUs and
+the shortcut are part of the same native call. All else runs as in the model. The native code is compiled when
+it is first used, see `kernels.build`; where it can't be, and on other devices, the model itself runs.
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int8, Key
 
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.pair import codes, compact_pair, pack
+from adafuse_jax.kernels.block import codes, compact_block, pack
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
 from adafuse_jax.models.resnet import ResidualBlock, ResNet
@@ -32,17 +32,19 @@ _log = logging.getLogger(__name__)
 
 
 class _Weight(nnx.Variable):
-    """Of a pair of convolutions, as `kernels.pair.Weights` has them."""
+    """Of a block, as `kernels.block.Weights` has them."""
 
 
-class Pair(nnx.Module):
-    """In place of `ResidualBlock.fused_pair`, of a block of a model in float32."""
+class Block(nnx.Module):
+    """In place of `ResidualBlock.convolved`, of a block of a model in float32."""
 
     def __init__(self, block: ResidualBlock):
         self.fusion, self.actions = block.fusion, block.fusion.actions
-        self.features = block.conv2.out_features
+        self.channels = block.conv2.out_features, block.features
         self.strides = tuple(stride for _, stride in block.geometry[:2])
-        weights = pack(*folded(block.conv1, block.bn1), *folded(block.conv2, block.bn2))
+        third = folded(block.conv3, block.bn3) if len(block.geometry) == 3 else None
+        project = block.downsample_conv and folded(block.downsample_conv, block.downsample_bn)
+        weights = pack(folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project)
         self.weights = _Weight(weights)
 
     def policy(
@@ -55,11 +57,16 @@ class Pair(nnx.Module):
         return policy, codes(policy, self.actions)
 
     def __call__(
-        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None = None, train: bool = False
-    ) -> tuple[Float[Array, "b t y x c"], Float[Array, "b t c actions"]]:
-        """As `ResidualBlock.fused_pair`, with running statistics."""
+        self,
+        x: Float[Array, "b t h w i"],
+        shortcut: Float[Array, "b t h w i"],
+        key: Key[Array, ""] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"]]:
+        """As `ResidualBlock.convolved`, with running statistics."""
         policy, actions = self.policy(x, key, train)
-        return compact_pair(x, self.weights.get_value(), actions, self.features, self.strides), policy
+        weights = self.weights.get_value()
+        return compact_block(x, weights, actions, self.channels, self.strides, shortcut), policy
 
 
 def folded(conv: nnx.Conv, bn: BatchNorm) -> tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]:
@@ -127,8 +134,10 @@ def compacted(model: Recognizer) -> Recognizer | None:
     copy = nnx.clone(model)
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
-            block.pair = Pair(block)
-            block.conv1 = block.bn1 = block.conv2 = block.bn2 = None
+            block.executed = Block(block)
+            for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"):
+                if getattr(block, name, None) is not None:
+                    setattr(block, name, None)
     return copy
 
 

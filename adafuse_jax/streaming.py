@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from adafuse_jax.compact import Pair, check_execution, compacted
+from adafuse_jax.compact import Block, check_execution, compacted
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels.pair import Before, before_first, compact_step
+from adafuse_jax.kernels.block import Before, before_first, compact_step
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResidualBlock
@@ -69,19 +69,21 @@ class _Shift(nnx.Module):
         return shifted[:, None]
 
 
-class _Pair(nnx.Module):
-    """A compact pair of convolutions on clips of one frame."""
+class _Block(nnx.Module):
+    """A compact block on clips of one frame."""
 
-    def __init__(self, pair: Pair):
-        self.pair, self.before = pair, _empty()
+    def __init__(self, block: Block):
+        self.block, self.before = block, _empty()
 
-    def __call__(self, x, key=None, train=False):
-        pair, weights = self.pair, self.pair.weights.get_value()
-        policy, actions = pair.policy(x, key, train)
+    def __call__(self, x, shortcut, key=None, train=False):
+        block, weights = self.block, self.block.weights.get_value()
+        policy, actions = block.policy(x, key, train)
         before = self.before.get_value()
         if not isinstance(before, Before):
-            before = before_first(x[:, 0], weights, pair.strides)
-        before, out = compact_step(x[:, 0], weights, actions[:, 0], before, pair.features, pair.strides)
+            before = before_first(x[:, 0], weights, block.strides)
+        before, out = compact_step(
+            x[:, 0], weights, actions[:, 0], before, block.channels, block.strides, shortcut[:, 0]
+        )
         self.before.set_value(before)
         return out[:, None], policy
 
@@ -160,8 +162,8 @@ class Stream:
         if streaming is None:
             streaming = nnx.clone(model)
         for _, module in list(nnx.iter_modules(streaming)):
-            if isinstance(module, ResidualBlock) and module.pair is not None:
-                module.pair, module.fusion = _Pair(module.pair), None
+            if isinstance(module, ResidualBlock) and module.executed is not None:
+                module.executed, module.fusion = _Block(module.executed), None
             if isinstance(getattr(module, "fusion", None), TemporalFusion) and not isinstance(
                 module, _Fusion
             ):

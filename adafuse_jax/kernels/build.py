@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("compact.cc", "tile.h"))
-HANDLER, TARGET = "AdafuseCompactPair", "adafuse_jax_compact_pair"  # as the source and as XLA call it
+HANDLER, TARGET = "AdafuseCompactBlock", "adafuse_jax_compact_block"  # as the source and as XLA call it
 # None names a CPU: the code runs on any of the architecture, and chooses by itself what it can use.
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
 SECONDS = 300  # for the compiler, which takes about 5

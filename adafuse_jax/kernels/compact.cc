@@ -1,9 +1,10 @@
-// Two convolutions with temporal fusion in between, computing no more than is needed (paper, Eqs. 3 and 5):
-// the first gives, of each frame, the channels that are kept there or reused at the next; the second reads the
-// channels that aren't skipped, a reused one where it lies, in the frame before. float32, channels last.
+// A residual block with temporal fusion between its first two convolutions, computing no more than is needed
+// (paper, Eqs. 3 and 5): the first gives, of each frame, the channels that are kept there or reused at the next;
+// the second reads the channels that aren't skipped, a reused one where it lies, in the frame before. float32,
+// channels last.
 //
 // One source for all CPUs: vectors as GCC and Clang write them, compiled for several kinds of CPU, of which the
-// running one's is chosen at each call. No compiler flag may name a CPU. See pair.py for the call.
+// running one's is chosen at each call. No compiler flag may name a CPU. See block.py for the call.
 
 #include <algorithm>
 #include <array>
@@ -53,7 +54,9 @@ struct Panel {
   const float* weights;  // of the first tap: `channels` rows of 64
   int64_t channels, tap_begin, tap_end;
   const float* bias;
-  bool first, last, relu;  // whether the sum begins here, and ends here
+  const float* initial;  // what the sum begins with, as `out` is laid out; null: zeros
+  int64_t initial_pitch;
+  bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
 };
@@ -110,19 +113,22 @@ inline Run choose(int64_t level) {
   return level == BEST || level == BASELINE ? baseline::run : nullptr;
 }
 
-// Clips, as the handler has checked them. With t as in Eq. 3, `y` holds each frame's computed channels one after
-// the other.
+// Clips, as the handler has checked them. Of each frame, `y` holds the computed channels one after the other. The
+// pixels of y, z and out have so many floats as their channels, rounded up to 16.
 //
 // On a stream, `x_before` is what conv1 read at the frame before the first, and the columns of `y_before` are the
 // channels kept there; other channels may be reused now, and are computed into `late`. Else they are null.
-struct Pair {
+struct Block {
   int64_t batch, frames;
-  Conv conv1, conv2;
-  int64_t in_features, width, features;
+  Conv conv1, conv2, conv3, project;  // conv3: there is one if weights3 aren't null; project: of the shortcut
+  int64_t in_features, width, middle, features;  // channels: of x, of conv1, of conv2 and of the output
   const float *x, *weights1, *bias1;  // (B, T, H, W, in), (taps, in, width), (width)
   const float *weights2, *bias2;      // (panels, taps, width, 64), (panels * 64)
+  const float *weights3, *bias3;      // (panels, 1, middle, 64), (panels * 64)
+  // To be added before a last ReLU, where it isn't null: as `out` is laid out, or, with weights, as x is.
+  const float *shortcut, *weights_shortcut;  // (panels, 1, in, 64)
   const int8_t* actions;              // (B, T, width)
-  float *y, *out;                     // (B, T, h, w, width up to 16), (B, T, y, x, features up to 16)
+  float *y, *z, *out;                 // after conv1, after conv2 if there is a conv3, and after all; see below
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
@@ -152,7 +158,7 @@ struct Plan {
   std::vector<std::array<Read, 3>> read;  // by each frame: kept, reused, and reused but computed late
 };
 
-inline Plan plan(const Pair& p) {
+inline Plan plan(const Block& p) {
   const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features;
   const int64_t y_frame = p.conv2.height * p.conv2.width * p.conv2.pitch;
   Plan all;
@@ -234,19 +240,37 @@ inline int64_t taps_at_once(int64_t rows_a_tap, int64_t taps) {
   return std::max<int64_t>(1, std::min(taps, CACHED / (std::max<int64_t>(rows_a_tap, 1) * PANEL)));
 }
 
+// What a worker does next: a panel of some pixels, over all taps. `rows` of the weights are read at each tap.
+inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t outputs) {
+  const int64_t taps = panel.conv.kernel * panel.conv.kernel, step = taps_at_once(rows, taps);
+  const bool last = panel.last;
+  const float* weights = panel.weights;
+  for (int64_t tap = 0; tap < taps; tap += step) {
+    panel.tap_begin = tap;
+    panel.tap_end = std::min(taps, tap + step);
+    panel.last = last && panel.tap_end == taps;
+    panel.weights = weights + tap * panel.channels * PANEL;
+    run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, LANE_GROUP)));
+    panel.initial = panel.out;
+    panel.initial_pitch = panel.out_pitch;
+  }
+}
+
 // `parallel(n, f)` runs f(job, worker) for all jobs below n, where no two at a time have the same worker, below
 // `workers`.
 template <class Parallel>
-void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
+void run_block(const Block& p, Run run, int64_t workers, Parallel parallel) {
   const Plan all = plan(p);
+  const int64_t total = p.batch * p.frames, out_pitch = pad(p.features);
   const int64_t taps1 = p.conv1.kernel * p.conv1.kernel, taps2 = p.conv2.kernel * p.conv2.kernel;
   const int64_t pixels1 = p.conv1.out_height * p.conv1.out_width;
   const int64_t pixels2 = p.conv2.out_height * p.conv2.out_width;
   const int64_t step1 = taps_at_once(p.in_features, taps1);
   const int64_t packed = step1 * p.in_features * PANEL;
-  const std::vector<float> zeros(std::max(p.in_features, p.conv2.pitch), 0.0f);
-  std::vector<int32_t> every(p.in_features);
-  for (int64_t i = 0; i < p.in_features; ++i) every[i] = static_cast<int32_t>(i);
+  const int64_t widest = std::max({p.in_features, pad(p.width), pad(p.middle)});
+  const std::vector<float> zeros(widest, 0.0f);
+  std::vector<int32_t> every(widest);
+  for (int64_t i = 0; i < widest; ++i) every[i] = static_cast<int32_t>(i);
   // The needed columns of the weights, one after the other; what lies beyond them is computed in vain.
   std::vector<float> packs(workers * packed, 0.0f);
 
@@ -264,22 +288,44 @@ void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
     float bias[PANEL] = {0.0f};
     for (int64_t j = 0; j < count; ++j) bias[j] = p.bias1[needed[first + j]];
     const Source source{image.x, every.data(), every.data(), p.in_features};
+    float* y = image.y + first;
     for (int64_t tap = 0; tap < taps1; tap += step1) {
       const int64_t end = std::min(taps1, tap + step1);
       for (int64_t row = 0; row < (end - tap) * p.in_features; ++row) {
         const float* from = p.weights1 + (tap * p.in_features + row) * p.width;
         for (int64_t j = 0; j < count; ++j) pack[row * PANEL + j] = from[needed[first + j]];
       }
-      const Panel panel{p.conv1, &source, 1,       zeros.data(), pack,        p.in_features,
-                        tap,     end,     bias,    tap == 0,     end == taps1, true,
-                        image.y + first, p.conv2.pitch};
+      const Panel panel{p.conv1, &source, 1, zeros.data(), pack, p.in_features, tap, end, bias,
+                        tap == 0 ? nullptr : y, p.conv2.pitch, end == taps1, true, y, p.conv2.pitch};
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
     }
   });
 
-  const int64_t out_pitch = pad(p.features);
+  // The last convolution begins with the shortcut.
+  const auto finish = [&](Panel panel, const float* bias, int64_t rows, const Job& job) {
+    const int64_t first = job.panel * PANEL, outputs = std::min<int64_t>(PANEL, p.features - first);
+    panel.out = p.out + job.image * pixels2 * out_pitch + first;
+    panel.out_pitch = out_pitch;
+    panel.bias = bias + first;
+    panel.last = true;
+    panel.relu = p.shortcut != nullptr;
+    if (p.shortcut != nullptr && p.weights_shortcut == nullptr) {
+      panel.initial = p.shortcut + job.image * pixels2 * out_pitch + first;
+      panel.initial_pitch = out_pitch;
+    } else if (p.shortcut != nullptr) {
+      const float* x = p.shortcut + job.image * p.project.height * p.project.width * p.in_features;
+      const Source source{x, every.data(), every.data(), p.in_features};
+      const float* weights = p.weights_shortcut + job.panel * p.in_features * PANEL;
+      convolve(run, Panel{p.project, &source, 1, zeros.data(), weights, p.in_features, 0, 1, nullptr, nullptr, 0,
+                          false, false, panel.out, out_pitch}, p.in_features, job, outputs);
+      panel.initial = panel.out;
+      panel.initial_pitch = out_pitch;
+    }
+    convolve(run, panel, rows, job, outputs);
+  };
+
   const std::vector<Job> jobs2 =
-      jobs_of(p.batch * p.frames, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers);
+      jobs_of(total, [&](int64_t) { return divide_up(p.middle, PANEL); }, pixels2, workers);
   parallel(static_cast<int64_t>(jobs2.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs2[i];
     Source sources[3];
@@ -291,16 +337,27 @@ void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
       read += count;
     }
     const int64_t first = job.panel * PANEL;
-    const int64_t count = std::min<int64_t>(PANEL, p.features - first);
-    const int64_t step = taps_at_once(read, taps2);
-    for (int64_t tap = 0; tap < taps2; tap += step) {
-      const int64_t end = std::min(taps2, tap + step);
-      const float* weights = p.weights2 + (job.panel * taps2 + tap) * p.width * PANEL;
-      const Panel panel{p.conv2, sources, num_sources,       zeros.data(), weights,      p.width,
-                        tap,     end,     p.bias2 + first,   tap == 0,     end == taps2, false,
-                        p.out + job.image * pixels2 * out_pitch + first, out_pitch};
-      run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
+    const float* weights = p.weights2 + job.panel * taps2 * p.width * PANEL;
+    Panel panel{p.conv2, sources, num_sources, zeros.data(), weights, p.width, 0, 0, p.bias2 + first,
+                nullptr, 0, true, true, nullptr, p.conv3.pitch};
+    if (p.weights3 == nullptr) {
+      finish(panel, p.bias2, read, job);
+    } else {
+      panel.out = p.z + job.image * pixels2 * p.conv3.pitch + first;
+      convolve(run, panel, read, job, std::min<int64_t>(PANEL, p.middle - first));
     }
+  });
+  if (p.weights3 == nullptr) return;
+
+  const std::vector<Job> jobs3 =
+      jobs_of(total, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers);
+  parallel(static_cast<int64_t>(jobs3.size()), [&](int64_t i, int64_t) {
+    const Job& job = jobs3[i];
+    const Source source{p.z + job.image * pixels2 * p.conv3.pitch, every.data(), every.data(), p.middle};
+    const float* weights = p.weights3 + job.panel * p.middle * PANEL;
+    const Panel panel{p.conv3, &source, 1, zeros.data(), weights, p.middle, 0, 0, nullptr, nullptr, 0,
+                      true, true, nullptr, 0};
+    finish(panel, p.bias3, p.middle, job);
   });
 }
 
@@ -338,63 +395,82 @@ using Floats = ffi::Buffer<ffi::F32>;
 using Bytes = ffi::Buffer<ffi::S8>;
 using Result = ffi::ResultBuffer<ffi::F32>;
 
-static bool has_shape(ffi::Span<const int64_t> found, std::initializer_list<int64_t> expected) {
+template <class Expected = std::initializer_list<int64_t>>
+static bool has_shape(ffi::Span<const int64_t> found, const Expected& expected) {
   return std::equal(found.begin(), found.end(), expected.begin(), expected.end());
 }
 
-static ffi::Error compact_pair(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
-                               int64_t stride2, int64_t features, int64_t level, Floats x, Floats weights1,
-                               Floats bias1, Floats weights2, Floats bias2, Bytes actions, Floats x_before,
-                               Floats y_before, Bytes actions_before, Result out, Result y, Result late) {
+static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
+                                int64_t stride2, int64_t middle, int64_t features, int64_t level, Floats x,
+                                Floats weights1, Floats bias1, Floats weights2, Floats bias2, Floats weights3,
+                                Floats bias3, Floats weights_shortcut, Bytes actions, Floats shortcut,
+                                Floats x_before, Floats y_before, Bytes actions_before, Result out, Result y,
+                                Result z, Result late) {
   using namespace adafuse;
   try {
     const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
     const auto dims = x.dimensions();
     if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
-    Pair p{};
+    Block p{};
     p.batch = dims[0], p.frames = dims[1], p.in_features = dims[4];
-    p.width = bias1.dimensions()[0], p.features = features;
+    p.width = bias1.dimensions()[0], p.middle = middle, p.features = features;
     for (const int64_t kernel : {kernel1, kernel2}) {
       if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernels: expected odd, 1 to 31");
     }
     if (stride1 < 1 || stride1 > 31 || stride2 < 1 || stride2 > 31) return wrong("strides: expected 1 to 31");
-    for (const int64_t size : {dims[2], dims[3], p.in_features, p.width, p.features}) {
+    for (const int64_t size : {dims[2], dims[3], p.in_features, p.width, p.middle, p.features}) {
       if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
     }
-    p.conv1 = {dims[2], dims[3], p.in_features, kernel1, stride1, out_size(dims[2], kernel1, stride1),
-               out_size(dims[3], kernel1, stride1)};
-    const int64_t h = p.conv1.out_height, w = p.conv1.out_width;
-    p.conv2 = {h, w, pad(p.width), kernel2, stride2, out_size(h, kernel2, stride2), out_size(w, kernel2, stride2)};
-    const int64_t panels = divide_up(features, PANEL);
+    const int64_t h = out_size(dims[2], kernel1, stride1), w = out_size(dims[3], kernel1, stride1);
+    const int64_t h2 = out_size(h, kernel2, stride2), w2 = out_size(w, kernel2, stride2);
+    p.conv1 = {dims[2], dims[3], p.in_features, kernel1, stride1, h, w};
+    p.conv2 = {h, w, pad(p.width), kernel2, stride2, h2, w2};
+    p.conv3 = {h2, w2, pad(p.middle), 1, 1, h2, w2};
+    p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
+    const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
     if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
     if (!has_shape(weights1.dimensions(), {kernel1 * kernel1, p.in_features, p.width})) return wrong("weights1");
-    if (!has_shape(weights2.dimensions(), {panels, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
-    if (!has_shape(bias2.dimensions(), {panels * PANEL})) return wrong("bias2");
+    if (!has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
+    if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
+    // What there isn't is empty.
+    if (weights3.element_count() > 0) {
+      if (!has_shape(weights3.dimensions(), {panels, 1, p.middle, PANEL})) return wrong("weights3");
+      if (!has_shape(bias3.dimensions(), {panels * PANEL})) return wrong("bias3");
+      if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(p.middle)})) return wrong("z");
+      p.weights3 = weights3.typed_data(), p.bias3 = bias3.typed_data(), p.z = z->typed_data();
+    } else if (middle != features) {
+      return wrong("features: expected those of the second convolution");
+    }
+    if (weights_shortcut.element_count() > 0) {
+      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_shortcut");
+      if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
+      p.weights_shortcut = weights_shortcut.typed_data();
+    } else if (shortcut.element_count() > 0) {
+      if (!has_shape(shortcut.dimensions(), out->dimensions())) return wrong("shortcut: expected the output's shape");
+    }
+    if (shortcut.element_count() > 0) p.shortcut = shortcut.typed_data();
     if (!has_shape(y->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("y");
-    // On a stream; else they are empty.
-    const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1;
-    if (streams != 0 && streams != p.batch) return wrong("x_before: expected (B, H, W, C)");
-    if (!has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) return wrong("x_before");
-    if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
-    if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
-    if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
-    if (!has_shape(out->dimensions(), {p.batch, p.frames, p.conv2.out_height, p.conv2.out_width, pad(features)})) {
-      return wrong("out");
+    if (!has_shape(out->dimensions(), {p.batch, p.frames, h2, w2, pad(features)})) return wrong("out");
+    if (const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1; streams != 0) {
+      if (streams != p.batch || !has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) {
+        return wrong("x_before: expected (B, H, W, C)");
+      }
+      if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
+      if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
+      if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
+      p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
+      p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
     }
     p.x = x.typed_data(), p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
     p.weights2 = weights2.typed_data(), p.bias2 = bias2.typed_data(), p.actions = actions.typed_data();
     p.y = y->typed_data(), p.out = out->typed_data();
-    if (streams > 0) {
-      p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
-      p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
-    }
     for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
       if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
     }
     const Run run = choose(level);
     if (run == nullptr) return wrong("level: expected instructions that this CPU has");
     const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-    run_pair(p, run, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    run_block(p, run, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
       parallel_for(pool, workers, count, f);
     });
     return ffi::Error::Success();
@@ -403,13 +479,14 @@ static ffi::Error compact_pair(ffi::ThreadPool pool, int64_t kernel1, int64_t st
   }
 }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactPair, compact_pair,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Attr<int64_t>("kernel1")
                                   .Attr<int64_t>("stride1")
                                   .Attr<int64_t>("kernel2")
                                   .Attr<int64_t>("stride2")
+                                  .Attr<int64_t>("middle")
                                   .Attr<int64_t>("features")
                                   .Attr<int64_t>("level")
                                   .Arg<Floats>()
@@ -417,10 +494,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactPair, compact_pair,
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Arg<Bytes>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Arg<Bytes>()
+                                  .Ret<Floats>()
                                   .Ret<Floats>()
                                   .Ret<Floats>()
                                   .Ret<Floats>());

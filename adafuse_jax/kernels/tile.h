@@ -19,10 +19,11 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
     top[r] = row * conv.stride - conv.kernel / 2;
     left[r] = (pixel + r - row * conv.out_width) * conv.stride - conv.kernel / 2;
     for (int v = 0; v < WIDE; ++v) {
-      if (p.first) {
+      if (p.initial == nullptr) {
         sum[r][v] = Vector{};
       } else {
-        __builtin_memcpy(&sum[r][v], p.out + (pixel + r) * p.out_pitch + lane + v * LANES, sizeof(Vector));
+        const float* from = p.initial + (pixel + r) * p.initial_pitch + lane + v * LANES;
+        __builtin_memcpy(&sum[r][v], from, sizeof(Vector));
       }
     }
   }

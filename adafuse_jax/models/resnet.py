@@ -96,7 +96,8 @@ class ResidualBlock(nnx.Module):
             setattr(self, f"conv{i}", conv(i_in, i_out, kernel, i_stride, dtype, rngs))
             setattr(self, f"bn{i}", BatchNorm(i_out))
         self.downsample_conv, self.downsample_bn = nnx.data(None), nnx.data(None)
-        if stride != 1 or in_features != self.features:
+        self.downsamples = stride != 1 or in_features != self.features
+        if self.downsamples:
             self.downsample_conv = conv(in_features, self.features, 1, stride, dtype, rngs)
             self.downsample_bn = BatchNorm(self.features)
         if partitions is not None:
@@ -104,25 +105,24 @@ class ResidualBlock(nnx.Module):
         self.fusion: Decider | None = nnx.data(None)
         # What a stream, which has one frame at a time, puts in place of the shift over a clip.
         self.shifter: nnx.Module | None = nnx.data(None)
-        # What compact execution puts in place of `fused_pair`.
-        self.pair: nnx.Module | None = nnx.data(None)
+        # What compact execution puts in place of `convolved`.
+        self.executed: nnx.Module | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
         shifted = x if self.shift is None else (self.shifter or SHIFTS[self.shift])(x)
-        out, policy = (self.pair or self.fused_pair)(shifted, key, train)
-        if len(self.geometry) == 3:
-            out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
-        if self.downsample_conv is not None:
-            x = per_frame(self.downsample_conv, shifted if self.shift_shortcut else x)
-            x = self.downsample_bn(x, train)
-        return jax.nn.relu(out + x), policy
+        shortcut = shifted if self.downsamples and self.shift_shortcut else x
+        return (self.executed or self.convolved)(shifted, shortcut, key, train)
 
-    def fused_pair(
-        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
-    ) -> tuple[Float[Array, "b t y x c"], Float[Array, "b t c actions"] | None]:
-        """The first two convolutions with their norms and what lies between them."""
+    def convolved(
+        self,
+        x: Float[Array, "b t h w i"],
+        shortcut: Float[Array, "b t h w i"],
+        key: Key[Array, ""] | None,
+        train: bool,
+    ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
+        """The block of what its convolutions and its shortcut read."""
         policy = None
         if isinstance(self.conv1, GatedConv):
             out, policy = self.conv1(x, train)
@@ -131,7 +131,12 @@ class ResidualBlock(nnx.Module):
         out = jax.nn.relu(self.bn1(out, train))
         if self.fusion is not None:
             out, policy = self.fusion(x, out, key, train)
-        return self.bn2(per_frame(self.conv2, out), train), policy
+        out = self.bn2(per_frame(self.conv2, out), train)
+        if len(self.geometry) == 3:
+            out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
+        if self.downsamples:
+            shortcut = self.downsample_bn(per_frame(self.downsample_conv, shortcut), train)
+        return jax.nn.relu(out + shortcut), policy
 
     def count(self, hw: tuple[int, int]) -> tuple[int, costs.SiteCost | None, tuple[int, int]]:
         """MACs of a frame, what the site can save of them, and the output's size."""
@@ -142,7 +147,7 @@ class ResidualBlock(nnx.Module):
             size = tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in size)
             convs.append(costs.conv_macs(i_in, i_out, kernel, size))
             total += convs[-1] + costs.norm_macs(i_out, size)
-        if self.downsample_conv is not None:
+        if self.downsamples:
             total += costs.conv_macs(self.in_features, self.features, 1, size)
             total += costs.norm_macs(self.features, size)
         if isinstance(self.conv1, GatedConv):

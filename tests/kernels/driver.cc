@@ -70,16 +70,18 @@ double convolved(const Conv& conv, int64_t channels, int64_t row, int64_t column
 }
 
 // The clips `p`, whole or one frame after the other.
-void run_frames(const Pair& p, bool one_by_one, Run run, int64_t workers, Pool& pool) {
+void run_frames(const Block& p, bool one_by_one, Run run, int64_t workers, Pool& pool) {
   const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
     parallel_for(pool, workers, count, f);
   };
   if (!one_by_one) {
-    run_pair(p, run, workers, parallel);
+    run_block(p, run, workers, parallel);
     return;
   }
   const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
   const int64_t out = p.conv2.out_height * p.conv2.out_width * pad(p.features);
+  const int64_t added = p.weights_shortcut != nullptr ? in : p.shortcut != nullptr ? out : 0;
+  std::vector<float> shortcut(p.batch * added);
   std::vector<float> x(p.batch * in), x_before(p.batch * in), y(p.batch * between), y_before(p.batch * between);
   std::vector<float> outs(p.batch * out);
   std::vector<int8_t> actions(p.batch * p.width), before(p.batch * p.width, 0);
@@ -89,13 +91,15 @@ void run_frames(const Pair& p, bool one_by_one, Run run, int64_t workers, Pool& 
     for (int64_t b = 0; b < p.batch; ++b) {
       std::copy_n(p.x + (b * p.frames + t) * in, in, x.begin() + b * in);
       std::copy_n(p.actions + (b * p.frames + t) * p.width, p.width, actions.begin() + b * p.width);
+      if (added > 0) std::copy_n(p.shortcut + (b * p.frames + t) * added, added, shortcut.begin() + b * added);
     }
-    Pair step = p;
+    Block step = p;
     step.frames = 1;
+    if (added > 0) step.shortcut = shortcut.data();
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
     step.actions_before = before.data(), step.late = late.data();
-    run_pair(step, run, workers, parallel);
+    run_block(step, run, workers, parallel);
     for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
     for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
     x_before.swap(x), y_before.swap(y);
@@ -114,28 +118,41 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
     for (float& value : values) value = normal(random);
     return values;
   };
-  Pair p{};
+  Block p{};
   p.batch = draw(1, 2), p.frames = draw(1, 4), p.in_features = draw(1, 20);
-  p.width = draw(1, 150), p.features = draw(1, 150);
+  p.width = draw(1, 150), p.middle = draw(1, 90);
+  const bool third = draw(0, 1) == 1;
+  p.features = third ? draw(1, 90) : p.middle;
+  const int64_t how = draw(0, 2);  // no shortcut, one that is added as it is, one with a convolution
   const int64_t kernel1 = 2 * draw(0, 1) + 1, kernel2 = 2 * draw(0, 2) + 1, stride1 = draw(1, 3), stride2 = draw(1, 3);
   const int64_t height = draw(1, 9), width = draw(1, 9);
   const int64_t h = out_size(height, kernel1, stride1), w = out_size(width, kernel1, stride1);
   p.conv1 = {height, width, p.in_features, kernel1, stride1, h, w};
   p.conv2 = {h, w, pad(p.width), kernel2, stride2, out_size(h, kernel2, stride2), out_size(w, kernel2, stride2)};
-  const int64_t taps1 = kernel1 * kernel1, taps2 = kernel2 * kernel2, panels = divide_up(p.features, PANEL);
+  p.conv3 = {p.conv2.out_height, p.conv2.out_width, pad(p.middle), 1, 1, p.conv2.out_height, p.conv2.out_width};
+  p.project = {height, width, p.in_features, 1, stride1 * stride2, p.conv2.out_height, p.conv2.out_width};
+  const int64_t taps1 = kernel1 * kernel1, taps2 = kernel2 * kernel2;
+  const int64_t panels2 = divide_up(p.middle, PANEL), panels = divide_up(p.features, PANEL);
   const int64_t total = p.batch * p.frames, out_pixels = p.conv2.out_height * p.conv2.out_width;
   const auto x = filled(total * height * width * p.in_features);
   const auto weights1 = filled(taps1 * p.in_features * p.width), bias1 = filled(p.width);
-  const auto weights2 = filled(panels * taps2 * p.width * PANEL), bias2 = filled(panels * PANEL);
+  const auto weights2 = filled(panels2 * taps2 * p.width * PANEL), bias2 = filled(panels2 * PANEL);
+  const auto weights3 = filled(panels * p.middle * PANEL), bias3 = filled(panels * PANEL);
+  const auto weights_shortcut = filled(panels * p.in_features * PANEL);
+  const auto shortcut = how == 2 ? x : filled(total * out_pixels * pad(p.features));
   // Every third clip has one action alone.
   const int64_t alone = draw(0, 8);
   std::vector<int8_t> actions(total * p.width);
   for (int8_t& action : actions) action = static_cast<int8_t>(alone < 3 ? alone : draw(0, 2));
   // Where nothing is computed nothing may be read: it would show as NaN.
   std::vector<float> between(total * h * w * pad(p.width), NAN), out(total * out_pixels * pad(p.features), NAN);
+  std::vector<float> z(total * out_pixels * pad(p.middle), NAN);
   p.x = x.data(), p.weights1 = weights1.data(), p.bias1 = bias1.data();
   p.weights2 = weights2.data(), p.bias2 = bias2.data(), p.actions = actions.data();
   p.y = between.data(), p.out = out.data();
+  if (third) p.weights3 = weights3.data(), p.bias3 = bias3.data(), p.z = z.data();
+  if (how > 0) p.shortcut = shortcut.data();
+  if (how == 2) p.weights_shortcut = weights_shortcut.data();
   const int64_t workers = draw(1, 4);
   run_frames(p, draw(0, 1) == 1, choose(level), workers, pool);
 
@@ -148,18 +165,39 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
         [&](int64_t tap, int64_t k) { return weights1[(tap * p.in_features + k) * p.width + c]; });
     y[i] = std::max(y[i], 0.0);
   }
-  for (int64_t i = 0; i < total * out_pixels * p.features; ++i) {
-    const int64_t o = i % p.features, pixel = i / p.features % out_pixels, frame = i / p.features / out_pixels;
+  const auto panel_weight = [](const std::vector<float>& weights, int64_t taps, int64_t channels, int64_t o,
+                               int64_t tap, int64_t c) {
+    return weights[((o / PANEL * taps + tap) * channels + c) * PANEL + o % PANEL];
+  };
+  std::vector<double> middle(total * out_pixels * p.middle);
+  for (int64_t i = 0; i < static_cast<int64_t>(middle.size()); ++i) {
+    const int64_t o = i % p.middle, pixel = i / p.middle % out_pixels, frame = i / p.middle / out_pixels;
     const auto fused = [&](int64_t at, int64_t c) {
       const int8_t action = actions[frame * p.width + c];
       if (action == SKIP || (action == REUSE && frame % p.frames == 0)) return 0.0;
       return y[((frame - (action == REUSE)) * h * w + at) * p.width + c];
     };
-    const auto weight = [&](int64_t tap, int64_t c) {
-      return weights2[((o / PANEL * taps2 + tap) * p.width + c) * PANEL + o % PANEL];
-    };
     const int64_t row = pixel / p.conv2.out_width, column = pixel % p.conv2.out_width;
-    const double expected = bias2[o] + convolved(p.conv2, p.width, row, column, fused, weight);
+    middle[i] = bias2[o] + convolved(p.conv2, p.width, row, column, fused, [&](int64_t tap, int64_t c) {
+      return panel_weight(weights2, taps2, p.width, o, tap, c);
+    });
+  }
+  for (int64_t i = 0; i < total * out_pixels * p.features; ++i) {
+    const int64_t o = i % p.features, pixel = i / p.features % out_pixels, frame = i / p.features / out_pixels;
+    double expected = third ? bias3[o] : middle[i];
+    for (int64_t m = 0; third && m < p.middle; ++m) {
+      expected += std::max(middle[(frame * out_pixels + pixel) * p.middle + m], 0.0) *
+                  panel_weight(weights3, 1, p.middle, o, 0, m);
+    }
+    if (how == 1) expected += shortcut[(frame * out_pixels + pixel) * pad(p.features) + o];
+    if (how == 2) {
+      const float* image = p.x + frame * height * width * p.in_features;
+      expected += convolved(
+          p.project, p.in_features, pixel / p.project.out_width, pixel % p.project.out_width,
+          [&](int64_t at, int64_t c) { return image[at * p.in_features + c]; },
+          [&](int64_t, int64_t c) { return panel_weight(weights_shortcut, 1, p.in_features, o, 0, c); });
+    }
+    if (how > 0) expected = std::max(expected, 0.0);
     const double found = out[(frame * out_pixels + pixel) * pad(p.features) + o];
     if (!(std::abs(found - expected) <= 1e-3 + 1e-4 * std::abs(expected))) {
       std::printf("seed %u, level %d: expected %g, found %g\n", seed, static_cast<int>(level), expected, found);

@@ -1,4 +1,4 @@
-"""One native call gives what the two convolutions and the fusion give, of any shape, on any kind of CPU."""
+"""One native call gives what a block's parts give, of any shape, on any kind of CPU."""
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.pair import LEVELS, before_first, codes, compact_pair, compact_step, pack
+from adafuse_jax.kernels.block import LEVELS, before_first, codes, compact_block, compact_step, pack
 from adafuse_jax.ops import actions as act
 
 SKIP, REUSE, KEEP = range(3)
@@ -28,11 +28,11 @@ def native():
 def levels():
     """Those that this CPU has."""
     x, actions = jnp.ones((1, 1, 1, 1, 1)), jnp.full((1, 1, 1), KEEP, jnp.int8)
-    weights = pack(np.ones((1, 1, 1, 1)), np.zeros(1), np.ones((1, 1, 1, 1)), np.zeros(1))
+    weights = pack((np.ones((1, 1, 1, 1)), np.zeros(1)), (np.ones((1, 1, 1, 1)), np.zeros(1)))
     found = []
     for level in LEVELS:
         try:
-            compact_pair(x, weights, actions, 1, level=level).block_until_ready()
+            compact_block(x, weights, actions, (1, 1), level=level).block_until_ready()
             found.append(level)
         except jax.errors.JaxRuntimeError as error:
             assert "level: expected instructions that this CPU has" in str(error)
@@ -60,6 +60,10 @@ def expected(x, actions, arrays, strides):
     return convolved(fused, *arrays[2:], strides[1])
 
 
+def both(arrays):
+    return pack(arrays[:2], arrays[2:])
+
+
 def drawn(random, sizes, channels, kernels, shares=(1 / 3, 1 / 3, 1 / 3)):
     """x, actions and (kernel1, bias1, kernel2, bias2)."""
     i, c, o = channels
@@ -74,31 +78,42 @@ def assert_same(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=80)
 @given(st.data())
-def test_a_pair_is_its_parts(data):
+def test_a_block_is_its_parts(data):
     draw = data.draw
-    sizes = [
-        draw(st.integers(1, most), label=name) for name, most in (("B", 3), ("T", 4), ("H", 9), ("W", 9))
-    ]
-    channels = [
-        draw(st.integers(1, most), label=name) for name, most in (("in", 40), ("C", 150), ("out", 150))
-    ]
-    kernels = draw(st.tuples(*[st.sampled_from([1, 3, 5])] * 2), label="kernels")
-    strides = draw(st.tuples(*[st.integers(1, 3)] * 2), label="strides")
+    names = ("B", "T", "H", "W", "in", "C", "middle", "out")
+    most = (3, 3, 9, 9, 40, 150, 90, 90)
+    *sizes, i, c, m, o = (draw(st.integers(1, n), label=s) for n, s in zip(most, names, strict=True))
     level = draw(st.sampled_from(levels()), label="level")
-    x, actions, arrays = drawn(np.random.default_rng(draw(st.integers(0, 99))), sizes, channels, kernels)
-    x_and_actions, weights = (jnp.asarray(x), jnp.asarray(actions)), pack(*arrays)
-    found = compact_pair(x_and_actions[0], weights, x_and_actions[1], channels[2], strides, level)
+    third, how = draw(st.booleans(), label="conv3"), draw(st.sampled_from(["none", "itself", "conv"]))
+    o, kernels = o if third else m, draw(st.tuples(*[st.sampled_from([1, 3, 5])] * 2), label="kernels")
+    strides = draw(st.tuples(*[st.integers(1, 3)] * 2), label="strides")
+    random = np.random.default_rng(draw(st.integers(0, 99)))
+    x, actions, arrays = drawn(random, sizes, (i, c, m), kernels)
     wanted = expected(x, actions, arrays, strides)
-    assert_same(found, wanted)
-    assert_same(frame_by_frame(*x_and_actions, weights, channels[2], strides, level), wanted)
+    normal = functools.partial(random.standard_normal, dtype=np.float32)
+    conv3 = (normal((1, 1, m, o)), normal(o)) if third else None
+    project = (normal((1, 1, i, o)), normal(o)) if how == "conv" else None
+    if third:
+        wanted = convolved(np.maximum(wanted, 0), *conv3, 1)
+    shortcut = {"none": None, "itself": normal(wanted.shape), "conv": x}[how]
+    if how != "none":
+        added = convolved(x, *project, strides[0] * strides[1]) if project else shortcut
+        wanted = np.maximum(wanted + added, 0)
+        shortcut = jnp.asarray(shortcut)
+    weights = pack(arrays[:2], arrays[2:], conv3, project)
+    x, actions = jnp.asarray(x), jnp.asarray(actions)
+    rest = (m, o), strides, shortcut, level
+    assert_same(compact_block(x, weights, actions, *rest), wanted)
+    assert_same(frame_by_frame(x, actions, weights, *rest), wanted)
 
 
-def frame_by_frame(x, actions, weights, *rest):
-    before, outs = before_first(x[:, 0], weights, *rest[1:2]), []
+def frame_by_frame(x, actions, weights, channels, strides, shortcut, level="best"):
+    before, outs = before_first(x[:, 0], weights, strides), []
     for t in range(x.shape[1]):
-        before, out = compact_step(x[:, t], weights, actions[:, t], before, *rest)
+        more = None if shortcut is None else shortcut[:, t]
+        before, out = compact_step(x[:, t], weights, actions[:, t], before, channels, strides, more, level)
         outs.append(out)
     return jnp.stack(outs, 1)
 
@@ -109,9 +124,9 @@ def test_some_actions_alone(level, shares):
     if level not in levels():
         pytest.skip(f"this CPU has no {level}")
     x, actions, arrays = drawn(np.random.default_rng(0), (2, 3, 5, 7), (16, 80, 72), (3, 3), shares)
-    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), 72, level=level)
+    found = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (72, 72), level=level)
     assert_same(found, expected(x, actions, arrays, (1, 1)))
-    steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), pack(*arrays), 72, (1, 1), level)
+    steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), both(arrays), (72, 72), (1, 1), None, level)
     assert_same(steps, found)
     if shares[SKIP] == 1:
         np.testing.assert_array_equal(found, np.broadcast_to(arrays[-1], found.shape))
@@ -119,7 +134,7 @@ def test_some_actions_alone(level, shares):
 
 def test_more_weights_than_the_cache_takes_at_once():
     x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 7, 7), (600, 700, 16), (3, 3))
-    found = compact_pair(jnp.asarray(x), pack(*arrays), jnp.asarray(actions), 16)
+    found = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (16, 16))
     assert_same(found, expected(x, actions, arrays, (1, 1)))
 
 
@@ -129,14 +144,17 @@ def test_levels_there_must_be():
 
 def test_streams_start_anew_each_for_itself():
     x, actions, arrays = drawn(np.random.default_rng(0), (2, 4, 5, 5), (6, 20, 8), (3, 3))
-    weights, steps = pack(*arrays), [(jnp.asarray(x[:, t]), jnp.asarray(actions[:, t])) for t in range(4)]
+    weights, steps = (
+        both(arrays),
+        [(jnp.asarray(x[:, t]), jnp.asarray(actions[:, t])) for t in range(4)],
+    )
     before = before_first(steps[0][0], weights)
     for x_t, actions_t in steps[:2]:
-        before, _ = compact_step(x_t, weights, actions_t, before, 8)
+        before, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
     before = jax.tree.map(lambda a: a.at[0].set(0), before)
     found = []
     for x_t, actions_t in steps[2:]:
-        before, out = compact_step(x_t, weights, actions_t, before, 8)
+        before, out = compact_step(x_t, weights, actions_t, before, (8, 8))
         found.append(out)
     found = np.stack(found, 1)
     assert_same(jnp.asarray(found[:1]), expected(x[:1, 2:], actions[:1, 2:], arrays, (1, 1)))
@@ -145,10 +163,10 @@ def test_streams_start_anew_each_for_itself():
 
 def test_threads_and_devices_at_once():
     """Each call gives, bit for bit, what it gives alone."""
-    random, run = np.random.default_rng(0), jax.jit(compact_pair, static_argnums=3)
+    random, run = np.random.default_rng(0), jax.jit(compact_block, static_argnums=3)
     cases = [drawn(random, (2, 3, 9, 9), (16, 70, 33), (3, 3)) for _ in range(8)]
-    cases = [(jnp.asarray(x), pack(*arrays), jnp.asarray(actions)) for x, actions, arrays in cases]
-    alone = [np.asarray(run(*case, 33)) for case in cases]
+    cases = [(jnp.asarray(x), both(arrays), jnp.asarray(actions)) for x, actions, arrays in cases]
+    alone = [np.asarray(run(*case, (33, 33))) for case in cases]
     devices = jax.devices()
     assert len(devices) > 1
 
@@ -156,7 +174,7 @@ def test_threads_and_devices_at_once():
         case = cases[i % len(cases)]
         if i % 2:
             case = jax.device_put(case, devices[i % len(devices)])
-        return np.asarray(run(*case, 33))
+        return np.asarray(run(*case, (33, 33)))
 
     with ThreadPoolExecutor(8) as pool:
         for i, found in enumerate(pool.map(call, range(64))):
@@ -168,7 +186,7 @@ def test_nan_stays_in_its_frame_and_in_what_is_reused():
     x[0, 1, 2, 2] = np.nan
     for action, seen in ((KEEP, [1]), (REUSE, [2]), (SKIP, [])):
         actions = jnp.full((1, 3, 5), action, jnp.int8)
-        found = compact_pair(jnp.asarray(x), pack(*arrays), actions, 4)
+        found = compact_block(jnp.asarray(x), both(arrays), actions, (4, 4))
         assert [t for t in range(3) if np.isnan(found[0, t]).any()] == seen
 
 
@@ -182,19 +200,24 @@ def test_codes():
 
 def test_mistakes():
     x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 4, 4), (3, 5, 4), (3, 3))
-    x, actions, weights = jnp.asarray(x), jnp.asarray(actions), pack(*arrays)
+    x, actions, weights = jnp.asarray(x), jnp.asarray(actions), both(arrays)
     with pytest.raises(UserError, match="unknown level 'sse'"):
-        compact_pair(x, weights, actions, 4, level="sse")
+        compact_block(x, weights, actions, (4, 4), level="sse")
     with pytest.raises(UserError, match="x: expected float32, found bfloat16"):
-        compact_pair(x.astype(jnp.bfloat16), weights, actions, 4)
+        compact_block(x.astype(jnp.bfloat16), weights, actions, (4, 4))
+    with pytest.raises(UserError, match="shortcut: expected 4 channels, found 3"):
+        compact_block(x, weights, actions, (4, 4), shortcut=x)
+    small = jnp.ones((1, 2, 3, 4, 4))
     wrong = {
-        "actions: expected 0, 1 or 2": (x, weights, actions + 1, 4),
-        r"actions: expected \(B, T, C\)": (x, weights, actions[:, :1], 4),
-        "weights1": (x[..., :2], weights, actions, 4),
-        "weights2": (x, weights, actions, 65),
-        "bias2": (x, weights._replace(bias2=weights.bias2[:-1]), actions, 4),
-        "strides": (x, weights, actions, 4, (32, 1)),
+        "actions: expected 0, 1 or 2": (x, weights, actions + 1, (4, 4)),
+        r"actions: expected \(B, T, C\)": (x, weights, actions[:, :1], (4, 4)),
+        "weights1": (x[..., :2], weights, actions, (4, 4)),
+        "weights2": (x, weights, actions, (65, 65)),
+        "bias2": (x, weights._replace(bias2=weights.bias2[:-1]), actions, (4, 4)),
+        "features: expected those of the second": (x, weights, actions, (4, 3)),
+        "shortcut: expected the output's shape": (x, weights, actions, (4, 4), (1, 1), small),
+        "strides": (x, weights, actions, (4, 4), (32, 1)),
     }
     for message, arguments in wrong.items():
         with pytest.raises(jax.errors.JaxRuntimeError, match=f"adafuse_jax: {message}"):
-            jax.block_until_ready(compact_pair(*arguments))
+            jax.block_until_ready(compact_block(*arguments))

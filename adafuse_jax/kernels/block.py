@@ -1,0 +1,213 @@
+"""A residual block with fusion as one call of native code that computes what is needed alone."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8
+
+from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.kernels import build
+from adafuse_jax.ops import actions as act
+from adafuse_jax.ops import costs
+
+PANEL, GROUP = 64, 16  # PANEL and LANE_GROUP of compact.cc
+# Instructions to use; "best" is what the running CPU has.
+LEVELS = ("best", "baseline", "avx2", "avx512")
+
+Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel, and the bias
+
+
+class Weights(NamedTuple):
+    """Of a block's convolutions, their norms folded in, laid out for the native code; see `pack`.
+
+    Panels are 64 outputs side by side. What there isn't has no panels.
+    """
+
+    kernel1: Float[Array, "taps1 i c"]
+    bias1: Float[Array, " c"]
+    kernel2: Float[Array, "panels2 taps2 c lanes"]
+    bias2: Float[Array, " lanes2"]
+    kernel3: Float[Array, "panels3 1 m lanes"]
+    bias3: Float[Array, " lanes3"]
+    shortcut: Float[Array, "panels 1 i lanes"]
+
+
+class Before(NamedTuple):
+    """What `compact_step` remembers of the frame before; all zeros: there was none.
+
+    Attributes:
+        x: what the first convolution read.
+        y: its kept channels, one after the other.
+        actions: one more than their codes.
+    """
+
+    x: Float[Array, "b h w i"]
+    y: Float[Array, "b y x columns"]
+    actions: Int8[Array, "b c"]
+
+
+def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | None = None) -> Weights:
+    """Lays weights out.
+
+    Args:
+        conv1: before the fusion.
+        conv2: after it.
+        conv3: 1x1, if there is one.
+        shortcut: 1x1, if it is a convolution.
+    """
+    arrays = [conv1[0].reshape(-1, *conv1[0].shape[2:]), conv1[1]]
+    arrays += _panels(*conv2)
+    arrays += _panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
+    if shortcut is None:
+        arrays.append(np.zeros((0, 1, 1, PANEL)))
+    else:
+        kernel, bias = _panels(*shortcut)
+        arrays[5 if conv3 else 3] = arrays[5 if conv3 else 3] + bias
+        arrays.append(kernel)
+    return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
+
+
+def _panels(kernel, bias):
+    taps, (c, o) = math.prod(kernel.shape[:2]), kernel.shape[2:]
+    fill = -o % PANEL
+    panels = np.pad(kernel.reshape(taps, c, o), ((0, 0), (0, 0), (0, fill)))
+    return [np.moveaxis(panels.reshape(taps, c, -1, PANEL), 2, 0), np.pad(bias, (0, fill))]
+
+
+def codes(policy: Float[Array, "*b c actions"], actions: tuple[str, ...] = act.ALL) -> Int8[Array, "*b c"]:
+    """A one-hot policy as 0 for skip, 1 for reuse, 2 for keep."""
+    return jnp.asarray([act.ALL.index(a) for a in actions], jnp.int8)[jnp.argmax(policy, -1)]
+
+
+def compact_block(
+    x: Float[Array, "b t h w i"],
+    weights: Weights,
+    actions: Int8[Array, "b t c"],
+    channels: tuple[int, int],
+    strides: tuple[int, int] = (1, 1),
+    shortcut: Float[Array, "b t ..."] | None = None,
+    level: str = "best",
+) -> Float[Array, "b t y x o"]:
+    """A block, on the CPU and without a gradient.
+
+    conv2(fuse(relu(conv1(x)))) with Eq. 3 by `actions`; of that conv3(relu()), if there is one; and with a
+    shortcut the ReLU of the sum. The first two convolutions are padded by half their kernels. What isn't
+    finite in a channel stays in it: unlike 0 * inf in the dense computation, a skipped one can't make others
+    NaN.
+
+    Args:
+        x: float32.
+        weights: from `pack`.
+        actions: from `codes`.
+        channels: outputs of the second convolution, m, and of the block, o.
+        strides: of the first two convolutions.
+        shortcut: to add; where the weights have a convolution for it, its input, of the shape of x.
+        level: instructions to use, of `LEVELS`.
+
+    Raises:
+        UserError: for another level, type of x or number of the shortcut's channels.
+        RuntimeError: without native code (`build.load`).
+    """
+    empty = Before(
+        jnp.zeros((0, *x.shape[2:])), jnp.zeros((0, *_between(x, weights, strides))), actions[:0, 0]
+    )
+    return _call(x, weights, actions, empty, channels, strides, shortcut, level)[0]
+
+
+def before_first(x: Float[Array, "b h w i"], weights: Weights, strides: tuple[int, int] = (1, 1)) -> Before:
+    """What there is before the first frame of streams."""
+    y = jnp.zeros((len(x), *_between(x[:, None], weights, strides)))
+    return Before(jnp.zeros_like(x), y, jnp.zeros((len(x), len(weights.bias1)), jnp.int8))
+
+
+def compact_step(
+    x: Float[Array, "b h w i"],
+    weights: Weights,
+    actions: Int8[Array, "b c"],
+    before: Before,
+    channels: tuple[int, int],
+    strides: tuple[int, int] = (1, 1),
+    shortcut: Float[Array, "b ..."] | None = None,
+    level: str = "best",
+) -> tuple[Before, Float[Array, "b y x o"]]:
+    """`compact_block` one frame at a time: what is reused and wasn't computed at the frame before is now.
+
+    Args:
+        x: see `compact_block`; here and in the following of one frame.
+        weights: from `pack`.
+        actions: from `codes`.
+        before: from `before_first`, or the step before.
+        channels: see `compact_block`.
+        strides: of the first two convolutions.
+        shortcut: to add.
+        level: instructions to use, of `LEVELS`.
+
+    Raises:
+        UserError: for another level, type of x or number of the shortcut's channels.
+        RuntimeError: without native code (`build.load`).
+    """
+    shortcut = None if shortcut is None else shortcut[:, None]
+    out, y = _call(x[:, None], weights, actions[:, None], before, channels, strides, shortcut, level)
+    return Before(x, y[:, 0], actions + jnp.int8(1)), out[:, 0]
+
+
+def _kernels(weights: Weights) -> tuple[int, int]:
+    return math.isqrt(weights.kernel1.shape[0]), math.isqrt(weights.kernel2.shape[1])
+
+
+def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:
+    """Height and width after the first convolution, and after the second."""
+    sizes = [x.shape[2:4]]
+    for kernel, stride in zip(_kernels(weights), strides, strict=True):
+        sizes.append(tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in sizes[-1]))
+    return sizes[1:]
+
+
+def _between(x: Array, weights: Weights, strides: tuple[int, int]) -> tuple[int, int, int]:
+    """Shape of a frame between the first two convolutions."""
+    return *_sizes(x, weights, strides)[0], _filled(len(weights.bias1))
+
+
+def _filled(channels: int) -> int:
+    return channels + -channels % GROUP
+
+
+def _call(x, weights, actions, before, channels, strides, shortcut, level):
+    """The output, and the columns between the first two convolutions."""
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    if x.dtype != jnp.float32:
+        raise UserError(f"x: expected float32, found {x.dtype}")
+    if not build.load():
+        raise RuntimeError("compact execution: no native code, see the log")
+    middle, features = channels
+    between, size = _between(x, weights, strides), _sizes(x, weights, strides)[1]
+    if shortcut is None:
+        shortcut = jnp.zeros((0,) * 5)
+    elif not len(weights.shortcut):
+        if shortcut.shape[-1] != features:
+            raise UserError(f"shortcut: expected {features} channels, found {shortcut.shape[-1]}")
+        fill = _filled(shortcut.shape[-1]) - shortcut.shape[-1]
+        shortcut = jnp.pad(shortcut, ((0, 0),) * 4 + ((0, fill),)) if fill else shortcut
+    shapes = (
+        (*x.shape[:2], *size, _filled(features)),
+        (*x.shape[:2], *between),
+        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, _filled(middle)),
+        (len(before.x), *between),
+    )
+    call = jax.ffi.ffi_call(build.TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    numbers = {
+        "kernel1": _kernels(weights)[0],
+        "stride1": strides[0],
+        "kernel2": _kernels(weights)[1],
+        "stride2": strides[1],
+        "middle": middle,
+        "features": features,
+        "level": LEVELS.index(level),
+    }
+    numbers = {name: np.int64(n) for name, n in numbers.items()}
+    out, y, *_ = call(x, *weights, actions, shortcut, *before, **numbers)
+    return out[..., :features], y
