@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, Int8, Key
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import codes, compact_block, pack
+from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
-from adafuse_jax.models.resnet import ResidualBlock, ResNet
+from adafuse_jax.models.resnet import ResidualBlock, ResNet, per_frame
 from adafuse_jax.models.sites import RandomPolicy
 
 EXECUTIONS = ("dense", "compact")  # everything computed, or what the policies ask for
@@ -67,6 +68,18 @@ class Block(nnx.Module):
         policy, actions = self.policy(x, key, train)
         weights = self.weights.get_value()
         return compact_block(x, weights, actions, self.channels, self.strides, shortcut), policy
+
+
+class _Stem(nnx.Module):
+    """In place of `ResNet.entry`, of a model in float32."""
+
+    def __init__(self, backbone: ResNet):
+        self.features, self.pool = backbone.stem.features, backbone.stem.max_pool
+        self.weights = _Weight(pack_stem(*folded(backbone.conv1, backbone.bn1)))
+
+    def __call__(self, clip, train=False):
+        weights = self.weights.get_value()
+        return per_frame(lambda x: compact_stem(x, weights, self.features, 2, self.pool), clip)
 
 
 def folded(conv: nnx.Conv, bn: BatchNorm) -> tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]:
@@ -132,6 +145,8 @@ def compacted(model: Recognizer) -> Recognizer | None:
     if not _usable():
         return None
     copy = nnx.clone(model)
+    copy.backbone.executed = _Stem(copy.backbone)
+    copy.backbone.conv1 = copy.backbone.bn1 = None
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
             block.executed = Block(block)

@@ -59,18 +59,21 @@ def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | N
         shortcut: 1x1, if it is a convolution.
     """
     arrays = [conv1[0].reshape(-1, *conv1[0].shape[2:]), conv1[1]]
-    arrays += _panels(*conv2)
-    arrays += _panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
+    arrays += panels(*conv2)
+    arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
         arrays.append(np.zeros((0, 1, 1, PANEL)))
     else:
-        kernel, bias = _panels(*shortcut)
+        kernel, bias = panels(*shortcut)
         arrays[5 if conv3 else 3] = arrays[5 if conv3 else 3] + bias
         arrays.append(kernel)
     return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-def _panels(kernel, bias):
+def panels(
+    kernel: Float[np.ndarray, "k l c o"], bias: Float[np.ndarray, " o"]
+) -> list[Float[np.ndarray, "..."]]:
+    """A kernel as (panels, taps, c, 64), the last panel filled up with zeros, and the bias to it."""
     taps, (c, o) = math.prod(kernel.shape[:2]), kernel.shape[2:]
     fill = -o % PANEL
     panels = np.pad(kernel.reshape(taps, c, o), ((0, 0), (0, 0), (0, fill)))
@@ -168,10 +171,11 @@ def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[i
 
 def _between(x: Array, weights: Weights, strides: tuple[int, int]) -> tuple[int, int, int]:
     """Shape of a frame between the first two convolutions."""
-    return *_sizes(x, weights, strides)[0], _filled(len(weights.bias1))
+    return *_sizes(x, weights, strides)[0], filled(len(weights.bias1))
 
 
-def _filled(channels: int) -> int:
+def filled(channels: int) -> int:
+    """Floats of a pixel of so many channels in the native code."""
     return channels + -channels % GROUP
 
 
@@ -190,15 +194,15 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
     elif not len(weights.shortcut):
         if shortcut.shape[-1] != features:
             raise UserError(f"shortcut: expected {features} channels, found {shortcut.shape[-1]}")
-        fill = _filled(shortcut.shape[-1]) - shortcut.shape[-1]
+        fill = filled(shortcut.shape[-1]) - shortcut.shape[-1]
         shortcut = jnp.pad(shortcut, ((0, 0),) * 4 + ((0, fill),)) if fill else shortcut
     shapes = (
-        (*x.shape[:2], *size, _filled(features)),
+        (*x.shape[:2], *size, filled(features)),
         (*x.shape[:2], *between),
-        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, _filled(middle)),
+        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, filled(middle)),
         (len(before.x), *between),
     )
-    call = jax.ffi.ffi_call(build.TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    call = jax.ffi.ffi_call(build.BLOCK, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
     numbers = {
         "kernel1": _kernels(weights)[0],
         "stride1": strides[0],

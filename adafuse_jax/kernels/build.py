@@ -18,8 +18,10 @@ from pathlib import Path
 
 import jax
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("compact.cc", "tile.h"))
-HANDLER, TARGET = "AdafuseCompactBlock", "adafuse_jax_compact_block"  # as the source and as XLA call it
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("compact.cc", "tile.h", "stem.h"))
+# As XLA and as the source call them.
+TARGETS = {"adafuse_jax_compact_block": "AdafuseCompactBlock", "adafuse_jax_stem": "AdafuseStem"}
+BLOCK, STEM = TARGETS
 # None names a CPU: the code runs on any of the architecture, and chooses by itself what it can use.
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
 SECONDS = 300  # for the compiler, which takes about 5
@@ -33,7 +35,7 @@ class BuildError(Exception):
 
 
 def load() -> bool:
-    """Makes the native code ready: as the FFI target `TARGET` of the CPU.
+    """Makes the native code ready: as the FFI targets `TARGETS` of the CPU.
 
     Tried once a process; a process that fails says so once.
 
@@ -47,8 +49,9 @@ def load() -> bool:
 @functools.cache
 def _load() -> bool:
     try:
-        handler = jax.ffi.pycapsule(getattr(_library(), HANDLER))
-        jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+        library = _library()
+        for target, handler in TARGETS.items():
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
     except BuildError as error:
         _log.warning("compact execution: %s; everything is computed (dense) instead", error)
         return False
@@ -125,7 +128,8 @@ def _digest(path: Path) -> str:
 def _opened(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
-        getattr(library, HANDLER)
+        for handler in TARGETS.values():
+            getattr(library, handler)
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled library can't be loaded: {error}") from error
     return library

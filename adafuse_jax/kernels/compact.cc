@@ -61,6 +61,23 @@ struct Panel {
   int64_t out_pitch;
 };
 
+// Up to 64 outputs of a row of pixels, of rows of inputs with a border of zeros: under each of the `kernel` rows
+// of weights lie `count` floats side by side.
+struct Row {
+  const float* in;
+  int64_t in_pitch, kernel, count, step, pixels;  // step: floats from one pixel's inputs to the next one's
+  const float *weights, *bias;
+  float* out;  // after a ReLU
+  int64_t out_pitch;
+};
+
+// The inner loops, for one kind of CPU.
+struct Code {
+  void (*run)(const Panel&, int64_t, int64_t, int);
+  void (*run_row)(const Row&, int);
+  void (*larger)(const float*, int64_t, float*);
+};
+
 #if defined(ADAFUSE_X86)
 namespace avx512 {
 #define TARGET __attribute__((target("avx512f")))
@@ -97,20 +114,20 @@ namespace baseline {
 #undef VECTORS
 }  // namespace baseline
 
-using Run = void (*)(const Panel&, int64_t, int64_t, int);
+using Run = decltype(Code::run);
 
 enum Level : int64_t { BEST = 0, BASELINE = 1, AVX2 = 2, AVX512 = 3 };
 
 // The code for a level of instructions; null where this CPU lacks them.
-inline Run choose(int64_t level) {
+inline const Code* choose(int64_t level) {
 #if defined(ADAFUSE_X86)
   __builtin_cpu_init();
-  if ((level == BEST || level == AVX512) && __builtin_cpu_supports("avx512f")) return avx512::run;
+  if ((level == BEST || level == AVX512) && __builtin_cpu_supports("avx512f")) return &avx512::CODE;
   if ((level == BEST || level == AVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return avx2::run;
+    return &avx2::CODE;
   }
 #endif
-  return level == BEST || level == BASELINE ? baseline::run : nullptr;
+  return level == BEST || level == BASELINE ? &baseline::CODE : nullptr;
 }
 
 // Clips, as the handler has checked them. Of each frame, `y` holds the computed channels one after the other. The
@@ -387,6 +404,8 @@ void parallel_for(Pool& pool, int64_t workers, int64_t count, const std::functio
   while (state->done.load() < count) std::this_thread::yield();
 }
 
+#include "stem.h"
+
 }  // namespace adafuse
 
 namespace ffi = xla::ffi;
@@ -467,10 +486,10 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
     for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
       if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
     }
-    const Run run = choose(level);
-    if (run == nullptr) return wrong("level: expected instructions that this CPU has");
+    const Code* code = choose(level);
+    if (code == nullptr) return wrong("level: expected instructions that this CPU has");
     const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-    run_block(p, run, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    run_block(p, code->run, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
       parallel_for(pool, workers, count, f);
     });
     return ffi::Error::Success();
@@ -478,6 +497,50 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
   }
 }
+
+static ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t features, int64_t pool_,
+                       int64_t level, Floats x, Floats weights, Floats bias, Result out) {
+  using namespace adafuse;
+  try {
+    const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
+    const auto dims = x.dimensions();
+    if (dims.size() != 4) return wrong("x: expected (N, H, W, C)");
+    if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernel: expected odd, 1 to 31");
+    if (stride < 1 || stride > 31) return wrong("stride: expected 1 to 31");
+    for (const int64_t size : {dims[1], dims[2], dims[3], features}) {
+      if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
+    }
+    Stem s{dims[0], {dims[1], dims[2], dims[3], kernel, stride, out_size(dims[1], kernel, stride),
+           out_size(dims[2], kernel, stride)}, features, pool_ != 0, x.typed_data(), weights.typed_data(),
+           bias.typed_data(), out->typed_data()};
+    const int64_t panels = divide_up(features, PANEL);
+    if (!has_shape(weights.dimensions(), {panels, kernel, kernel * dims[3], PANEL})) return wrong("weights");
+    if (!has_shape(bias.dimensions(), {panels * PANEL})) return wrong("bias");
+    if (!has_shape(out->dimensions(), {s.images, s.height(), s.width(), pad(features)})) return wrong("out");
+    const Code* code = choose(level);
+    if (code == nullptr) return wrong("level: expected instructions that this CPU has");
+    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
+    run_stem(s, *code, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+      parallel_for(pool, workers, count, f);
+    });
+    return ffi::Error::Success();
+  } catch (const std::exception& error) {  // no memory: nothing else throws
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
+  }
+}
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseStem, stem,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<int64_t>("kernel")
+                                  .Attr<int64_t>("stride")
+                                  .Attr<int64_t>("features")
+                                  .Attr<int64_t>("pool")
+                                  .Attr<int64_t>("level")
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                               ffi::Ffi::Bind()

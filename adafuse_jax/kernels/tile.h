@@ -92,3 +92,62 @@ TARGET static void outputs(const Panel& p, int64_t begin, int64_t end, int lane,
 TARGET static void run(const Panel& p, int64_t begin, int64_t end, int groups) {
   outputs<VECTORS>(p, begin, end, 0, groups * LANE_GROUP);
 }
+
+// `ROWS` pixels of a row of outputs, see `Row`.
+template <int ROWS, int WIDE>
+TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
+  Vector sum[ROWS][WIDE];
+  for (int v = 0; v < WIDE; ++v) {
+    __builtin_memcpy(&sum[0][v], p.bias + lane + v * LANES, sizeof(Vector));
+    for (int r = 1; r < ROWS; ++r) sum[r][v] = sum[0][v];
+  }
+  const float* w = p.weights + lane;
+  for (int64_t k = 0; k < p.kernel; ++k) {
+    const float* in[ROWS];
+    for (int r = 0; r < ROWS; ++r) in[r] = p.in + k * p.in_pitch + (pixel + r) * p.step;
+    for (int64_t j = 0; j < p.count; ++j, w += PANEL) {
+      Vector b[WIDE];
+      for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+      for (int r = 0; r < ROWS; ++r) {
+        const float a = in[r][j];
+        for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int v = 0; v < WIDE; ++v) {
+      Mask bits = (Mask)sum[r][v];
+      bits &= ~(Mask)(sum[r][v] < Vector{});
+      __builtin_memcpy(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, &bits, sizeof(Vector));
+    }
+  }
+}
+
+template <int WIDE>
+TARGET static void row_pixels(const Row& p, int64_t lane) {
+  int64_t pixel = 0;
+  for (; pixel + 5 <= p.pixels; pixel += 5) row_tile<5, WIDE>(p, pixel, lane);
+  for (; pixel < p.pixels; ++pixel) row_tile<1, WIDE>(p, pixel, lane);
+}
+
+template <int WIDE>
+TARGET static void row_outputs(const Row& p, int lane, int lanes) {
+  for (; lane + WIDE * LANES <= lanes; lane += WIDE * LANES) row_pixels<WIDE>(p, lane);
+  if constexpr (WIDE * LANES > LANE_GROUP) row_outputs<WIDE - 1>(p, lane, lanes);
+}
+
+TARGET static void run_row(const Row& p, int groups) { row_outputs<VECTORS>(p, 0, groups * LANE_GROUP); }
+
+// The larger ones of `count` floats, a multiple of 16, of which a NaN is the largest.
+TARGET static void larger(const float* from, int64_t count, float* largest) {
+  for (int64_t i = 0; i < count; i += LANES) {
+    Vector a, b;
+    __builtin_memcpy(&a, from + i, sizeof(Vector));
+    __builtin_memcpy(&b, largest + i, sizeof(Vector));
+    const Mask take = (Mask)(a > b) | (Mask)(a != a);
+    const Mask bits = ((Mask)a & take) | ((Mask)b & ~take);
+    __builtin_memcpy(largest + i, &bits, sizeof(Vector));
+  }
+}
+
+static constexpr Code CODE{run, run_row, larger};

@@ -197,6 +197,8 @@ class ResNet(nnx.Module):
         self.stem = stem
         self.conv1 = conv(3, stem.features, stem.kernel, 2, dtype, rngs)
         self.bn1 = BatchNorm(stem.features)
+        # What compact execution puts in place of `entry`.
+        self.executed: nnx.Module | None = nnx.data(None)
         self.num_stages = len(blocks)
         self.share_policy = getattr(deciders, "share", False)
         in_features = stem.features
@@ -235,9 +237,7 @@ class ResNet(nnx.Module):
         self, clip: Float[Array, "b t h w 3"], key: Key[Array, ""] | None = None, train: bool = False
     ) -> tuple[Float[Array, "b t features"], OrderedDict[str, Float[Array, "b t c actions"]]]:
         """Frame features, and the policy of each site."""
-        x = jax.nn.relu(self.bn1(per_frame(self.conv1, clip), train))
-        if self.stem.max_pool:
-            x = per_frame(lambda f: max_pool(f, padding=1, ceil=False), x)
+        x = (self.executed or self.entry)(clip, train)
         policies = OrderedDict()
         for i, (name, block) in enumerate(self.named_blocks()):
             site_key = None if key is None else jax.random.fold_in(key, i)
@@ -245,6 +245,11 @@ class ResNet(nnx.Module):
             if policy is not None:
                 policies[name] = policy
         return x.mean((2, 3)), policies
+
+    def entry(self, clip: Float[Array, "b t h w 3"], train: bool) -> Float[Array, "b t y x c"]:
+        """The first layers."""
+        x = jax.nn.relu(self.bn1(per_frame(self.conv1, clip), train))
+        return per_frame(lambda f: max_pool(f, padding=1, ceil=False), x) if self.stem.max_pool else x
 
     def count(self, hw: tuple[int, int]) -> costs.FrameCost:
         """MACs of one frame of `hw` pixels, as the published counter counts them."""

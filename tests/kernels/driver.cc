@@ -154,7 +154,7 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   if (how > 0) p.shortcut = shortcut.data();
   if (how == 2) p.weights_shortcut = weights_shortcut.data();
   const int64_t workers = draw(1, 4);
-  run_frames(p, draw(0, 1) == 1, choose(level), workers, pool);
+  run_frames(p, draw(0, 1) == 1, choose(level)->run, workers, pool);
 
   std::vector<double> y(total * h * w * p.width);
   for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
@@ -207,6 +207,58 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   return true;
 }
 
+// The same of a network's first layers.
+bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
+  std::mt19937 random(seed);
+  const auto draw = [&](int from, int to) -> int64_t {
+    return std::uniform_int_distribution<int>(from, to)(random);
+  };
+  std::normal_distribution<float> normal;
+  const auto filled = [&](int64_t n) {
+    std::vector<float> values(n);
+    for (float& value : values) value = normal(random);
+    return values;
+  };
+  Stem s{};
+  s.images = draw(1, 3), s.features = draw(1, 90), s.pool = draw(0, 1) == 1;
+  const int64_t height = draw(1, 20), width = draw(1, 20), channels = draw(1, 4);
+  const int64_t kernel = 2 * draw(0, 3) + 1, stride = draw(1, 3);
+  s.conv = {height, width, channels, kernel, stride, out_size(height, kernel, stride), out_size(width, kernel, stride)};
+  const int64_t panels = divide_up(s.features, PANEL), taps = kernel * kernel;
+  const auto x = filled(s.images * height * width * channels);
+  const auto weights = filled(panels * taps * channels * PANEL), bias = filled(panels * PANEL);
+  std::vector<float> out(s.images * s.height() * s.width() * pad(s.features), NAN);
+  s.x = x.data(), s.weights = weights.data(), s.bias = bias.data(), s.out = out.data();
+  const int64_t workers = draw(1, 4);
+  run_stem(s, *choose(level), workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    parallel_for(pool, workers, count, f);
+  });
+  for (int64_t i = 0; i < s.images * s.height() * s.width() * s.features; ++i) {
+    const int64_t o = i % s.features, at = i / s.features % s.width(), row = i / s.features / s.width() % s.height();
+    const int64_t image = i / s.features / s.width() / s.height();
+    const auto convolved_at = [&](int64_t y, int64_t z) {
+      return bias[o] + convolved(
+          s.conv, channels, y, z, [&](int64_t pixel, int64_t c) { return x[(image * height * width + pixel) * channels + c]; },
+          [&](int64_t tap, int64_t c) {
+            return weights[(o / PANEL * taps * channels + tap * channels + c) * PANEL + o % PANEL];
+          });
+    };
+    double expected = 0;
+    const int64_t step = s.pool ? 2 : 1, reach = s.pool ? 1 : 0;
+    for (int64_t y = std::max<int64_t>(0, step * row - reach); y <= std::min(s.conv.out_height - 1, step * row + reach); ++y) {
+      for (int64_t z = std::max<int64_t>(0, step * at - reach); z <= std::min(s.conv.out_width - 1, step * at + reach); ++z) {
+        expected = std::max(expected, convolved_at(y, z));
+      }
+    }
+    const double found = out[((image * s.height() + row) * s.width() + at) * pad(s.features) + o];
+    if (!(std::abs(found - expected) <= 1e-3 + 1e-4 * std::abs(expected))) {
+      std::printf("stem, seed %u, level %d: expected %g, found %g\n", seed, static_cast<int>(level), expected, found);
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 // The argument: how many clips each of three threads runs with each kind of instructions.
@@ -221,6 +273,7 @@ int main(int argc, char** argv) {
       callers.emplace_back([&, caller] {
         for (int i = 0; i < clips; ++i) {
           if (!correct(1000 * caller + i, level, pool)) all = false;
+          if (!correct_stem(1000 * caller + i, level, pool)) all = false;
         }
       });
     }

@@ -137,7 +137,7 @@ def test_a_cache_that_cannot_be_written_to(counting, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # no folder: not even root can write there
     monkeypatch.setattr(build.tempfile, "tempdir", str(tmp_path))
     before = set(tmp_path.iterdir())
-    assert getattr(build._library(), build.HANDLER)
+    assert getattr(build._library(), build.TARGETS[build.BLOCK])
     assert counting() == ["made"]
     assert set(tmp_path.iterdir()) == before
 

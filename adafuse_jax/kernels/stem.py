@@ -1,0 +1,72 @@
+"""A network's first layers as one call of native code: convolution, ReLU and max pooling."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.kernels import build
+from adafuse_jax.kernels.block import LEVELS, filled, panels
+from adafuse_jax.ops import costs
+
+
+class StemWeights(NamedTuple):
+    """Of the convolution, its norm folded in; see `pack_stem`."""
+
+    kernel: Float[Array, "panels k ki lanes"]
+    bias: Float[Array, " lanes"]
+
+
+def pack_stem(kernel: Float[np.ndarray, "k k i o"], bias: Float[np.ndarray, " o"]) -> StemWeights:
+    """Lays weights out: a row of the kernel reads pixels side by side."""
+    size = len(kernel)
+    kernel, bias = panels(kernel.reshape(size, 1, -1, kernel.shape[-1]), bias)
+    return StemWeights(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))
+
+
+def compact_stem(
+    x: Float[Array, "n h w i"],
+    weights: StemWeights,
+    features: int,
+    stride: int,
+    pool: bool,
+    level: str = "best",
+) -> Float[Array, "n y x o"]:
+    """max_pool(relu(conv(x))), on the CPU and without a gradient.
+
+    The convolution is padded by half its kernel; the pooling, if any, is 3x3 of stride 2, padded by 1.
+
+    Args:
+        x: float32.
+        weights: from `pack_stem`.
+        features: outputs of the convolution, o.
+        stride: of the convolution.
+        pool: whether to pool.
+        level: instructions to use, of `LEVELS`.
+
+    Raises:
+        UserError: for another level or type of x.
+        RuntimeError: without native code (`build.load`).
+    """
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    if x.dtype != jnp.float32:
+        raise UserError(f"x: expected float32, found {x.dtype}")
+    if not build.load():
+        raise RuntimeError("compact execution: no native code, see the log")
+    kernel = weights.kernel.shape[1]
+    size = [costs.conv_out(s, kernel, stride, kernel // 2) for s in x.shape[1:3]]
+    if pool:
+        size = [costs.conv_out(s, 3, 2, 1) for s in size]
+    call = jax.ffi.ffi_call(build.STEM, jax.ShapeDtypeStruct((len(x), *size, filled(features)), jnp.float32))
+    numbers = {
+        "kernel": kernel,
+        "stride": stride,
+        "features": features,
+        "pool": pool,
+        "level": LEVELS.index(level),
+    }
+    return call(x, *weights, **{name: np.int64(n) for name, n in numbers.items()})[..., :features]
