@@ -1,6 +1,6 @@
-"""ResNet-18 and -50 on frames, with fusion or without, in PyTorch: what benchmarks/train.py compares with.
+"""ResNet-18 and -50 on frames, with fusion or without, in PyTorch: what benchmarks compare with.
 
-Written for the benchmark from the equations, to compute what ours computes and no more; see
+For train.py and inference.py, written from the equations, to compute what ours computes and no more; see
 adafuse_jax/models/resnet.py and adafuse_jax/layers.py for the sources.
 """
 
@@ -101,14 +101,31 @@ class ResNet(nn.Module):
     def forward(self, clips):
         frames = clips.shape[1]
         x = (clips.flatten(0, 1) / 255.0 - self.mean) / self.std
-        x = x.contiguous(memory_format=torch.channels_last)
+        features, saved = self.features(x.contiguous(memory_format=torch.channels_last), frames)
+        logits = self.fc(functional.dropout(features, 0.5))
+        return logits.view(-1, frames, logits.shape[-1]).mean(1), saved
+
+    def features(self, x, frames):
+        """Of normalised frames (B * T, 3, H, W), and the saved GMACs per frame."""
         x = functional.relu(self.norm(self.conv(x)), inplace=True)
         x, saved = functional.max_pool2d(x, 3, 2, 1), 0.0
         for block in self.blocks:
             x, less = block(x, frames)
             saved = saved + less
-        logits = self.fc(functional.dropout(x.mean((2, 3)), 0.5))
-        return logits.view(-1, frames, logits.shape[-1]).mean(1), saved
+        return x.mean((2, 3)), saved
+
+
+class Dense(nn.Module):
+    """Normalised frames (B * T, 3, H, W) -> logits (B, classes), in evaluation and without policies."""
+
+    def __init__(self, model: ResNet, frames: int):
+        super().__init__()
+        self.model, self.frames = model, frames
+
+    def forward(self, x):
+        features, _ = self.model.features(x, self.frames)
+        logits = self.model.fc(features)
+        return logits.view(-1, self.frames, logits.shape[-1]).mean(1)
 
 
 def make_step(name: str, classes: int, batch: int, image_size: int, device: str, threads: int):
@@ -135,6 +152,22 @@ def make_step(name: str, classes: int, batch: int, image_size: int, device: str,
         return loss.item()  # waits
 
     return parameters, step
+
+
+def make_inference(name: str, classes: int, frames: int, threads: int):
+    """{way: a model of normalised clips}, on the CPU in float32, channels last.
+
+    "eager" with BatchNorm folded by torch.fx, "compiled" by torch.compile with constants folded, BatchNorm's
+    too.
+    """
+    from torch._inductor import config
+    from torch.fx.experimental import optimization
+
+    torch.set_num_threads(threads)
+    config.freezing = True
+    model = Dense(ResNet(name, classes), frames).eval()
+    eager = optimization.fuse(model).to(memory_format=torch.channels_last)
+    return {"eager": eager, "compiled": torch.compile(model.to(memory_format=torch.channels_last))}
 
 
 def peak_device_mb() -> float:

@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from adafuse_jax.cli import clips, models, weights
+from adafuse_jax.cli import bench, clips, models, weights
 from adafuse_jax.errors import UserError
 
 
@@ -13,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; a user's mistake is one line on stderr and status 2."""
     parser = argparse.ArgumentParser(prog="adafuse", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for room in (models, clips, weights):
+    for room in (models, bench, clips, weights):
         room.add(commands)
     args = parser.parse_args(argv)
     return guarded(lambda: args.run(args))

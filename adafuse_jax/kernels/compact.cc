@@ -554,7 +554,7 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
       return wrong("features: expected those of the second convolution");
     }
     if (weights_shortcut.element_count() > 0) {
-      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_shortcut");
+      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_s");
       if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
       p.weights_shortcut = weights_shortcut.typed_data();
     } else if (shortcut.element_count() > 0) {
