@@ -6,16 +6,14 @@
 // running one's is chosen at each call. No compiler flag may name a CPU. See pair.py for the call.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <functional>
 #include <initializer_list>
-#include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -263,32 +261,6 @@ void run_pair(const Pair& p, Run run, int64_t workers, Parallel parallel) {
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
     }
   });
-}
-
-// Runs f(job, worker) for all jobs on a pool's threads and this one. A thread takes the next job when it is done
-// with one. This one never waits for a thread that hasn't begun: a pool that is busy, with another such call
-// say, only leaves it all the work.
-template <class Pool>
-void parallel_for(Pool& pool, int64_t workers, int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  if (workers == 1 || count < 2) {
-    for (int64_t i = 0; i < count; ++i) f(i, 0);
-    return;
-  }
-  const auto state = std::make_shared<State>();  // a thread may come when all is done, and this call over
-  const auto work = [state, count, &f](int64_t worker) {
-    for (int64_t i; (i = state->next.fetch_add(1)) < count;) {
-      f(i, worker);
-      state->done.fetch_add(1);
-    }
-  };
-  for (int64_t worker = 1; worker < std::min(workers, count); ++worker) {
-    pool.Schedule([work, worker] { work(worker); });
-  }
-  work(0);
-  while (state->done.load() < count) std::this_thread::yield();
 }
 
 }  // namespace adafuse

@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int8
 
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
+from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import costs
 
 PANEL, GROUP = 64, 16  # PANEL and LANE_GROUP of compact.cc
-# Instructions to use; "best" is what the running CPU has.
-LEVELS = ("best", "baseline", "avx2", "avx512")
+TARGET = "adafuse_jax_compact_pair"
 
 
 class Weights(NamedTuple):
@@ -87,7 +87,7 @@ def compact_pair(
         jax.ShapeDtypeStruct((*x.shape[:2], *size, channels + -channels % GROUP), jnp.float32)
         for size, channels in zip(sizes[1:], (len(weights.bias1), features), strict=True)
     )
-    call = jax.ffi.ffi_call(build.TARGET, (out, between))
+    call = jax.ffi.ffi_call(TARGET, (out, between))
     numbers = {
         "kernel1": kernels[0],
         "stride1": strides[0],
