@@ -18,11 +18,15 @@ from pathlib import Path
 
 import jax
 
-_NAMES = "compact.cc", "tile.h", "winograd.cc", "filter.h", "parallel.h"
-SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
+_UNITS = "compact.cc", "direct.cc", "winograd.cc"
+_HEADERS = "common.h", "filter.h", "levels.h", "parallel.h", "products.h", "rows.h", "tile.h"
+SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
 # As XLA and as the sources call what is in them.
 HANDLERS = {
     "adafuse_jax_compact_pair": "AdafuseCompactPair",
+    "adafuse_jax_conv": "AdafuseConv",
+    "adafuse_jax_conv_transpose": "AdafuseConvTranspose",
+    "adafuse_jax_conv_gradient": "AdafuseConvGradient",
     "adafuse_jax_filter": "AdafuseFilter",
     "adafuse_jax_filter_gradient": "AdafuseFilterGradient",
 }
@@ -118,7 +122,7 @@ def _compiled(command: list[str], folder: Path, stem: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as fresh_folder:
             fresh = Path(fresh_folder) / f"{stem}.so"
             include = ["-isystem", jax.ffi.include_dir()]
-            units = [str(source) for source in SOURCES if source.suffix == ".cc"]
+            units = [str(source) for source in SOURCES if source.suffix == ".cc"]  # one library of all
             _run([*command, *FLAGS, *include, *units, "-o", str(fresh)])
             path = folder / f"{stem}-{_digest(fresh)}.so"
             fresh.replace(path)

@@ -6,28 +6,12 @@
 // What is computed from a block of tiles stays in the cache until its outputs are written. All sums have one
 // order, whatever the number of threads. As in compact.cc, one source for all CPUs. See winograd.py for the calls.
 
-#include <algorithm>
-#include <cstdint>
-#include <exception>
-#include <functional>
-#include <memory>
-#include <new>
-#include <string>
-
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
-
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define ADAFUSE_X86 1
-#endif
+#include "common.h"
 
 namespace adafuse::winograd {
 
-constexpr int GROUP = 16;       // channels come in such groups
-constexpr int PANEL = 64;       // outputs whose weights lie side by side
 constexpr int FREQUENCIES = 16;
 constexpr int64_t BLOCK = 48;   // tiles that are filtered at a time
-constexpr int64_t CHUNK = 1 << 19;  // floats of both factors of the weights' gradient at a time: in the last cache
 
 // Images one after the other, and their tiles of 2x2 pixels.
 struct Image {
@@ -61,89 +45,19 @@ struct Image {
   }
 };
 
-// Transformed tiles: floats from one frequency, tile and group of channels to the next.
-struct Spectra {
-  float* data;
-  int64_t step, tile, group;
-  float* at(int64_t frequency, int64_t t, int64_t channel) const {
-    return data + frequency * step + t * tile + channel / GROUP * group + channel % GROUP;
-  }
-};
-
 struct Loops {
   void (*of_weights)(const float*, int64_t, bool, int64_t, float*, int64_t);
   void (*of_inputs)(const Image&, const float*, int64_t, int64_t, const Spectra&);
   void (*of_outputs)(const Image&, const float*, int64_t, int64_t, const Spectra&);
   void (*to_outputs)(const float*, int64_t, int64_t, int64_t, int64_t, int64_t, const Image&, float*);
-  void (*filter)(const float*, int64_t, int64_t, const float*, int64_t, float*, int64_t, int64_t);
-  void (*outer)(const float*, const float*, int64_t, int64_t, bool, float*, int64_t, int64_t);
+  void (*filter)(const float*, int64_t, int64_t, const float*, int64_t, bool, float*, int64_t, int64_t);
+  void (*outer)(const float*, const float*, int64_t, int64_t, bool, float*, int64_t, int64_t, int64_t);
   void (*to_weights)(const float*, int64_t, int64_t, float*, int64_t);
 };
 
-#if defined(ADAFUSE_X86)
-namespace avx512 {
-#define TARGET __attribute__((target("avx512f")))
-#define LANES 16
-#define VECTORS 4
-#include "filter.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace avx512
-namespace avx2 {
-#define TARGET __attribute__((target("avx2,fma")))
-#define LANES 8
-#define VECTORS 2
-#include "filter.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace avx2
-#endif
-
-namespace baseline {
-#define TARGET
-#define LANES 4
-#if defined(__aarch64__)
-#define VECTORS 4
-#else
-#define VECTORS 2
-#endif
-#include "filter.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace baseline
-
-enum Level : int64_t { BEST = 0, BASELINE = 1, AVX2 = 2, AVX512 = 3 };
-
-// The code for a level of instructions; null where this CPU lacks them.
-inline const Loops* choose(int64_t level) {
-#if defined(ADAFUSE_X86)
-  __builtin_cpu_init();
-  if ((level == BEST || level == AVX512) && __builtin_cpu_supports("avx512f")) return &avx512::LOOPS;
-  if ((level == BEST || level == AVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return &avx2::LOOPS;
-  }
-#endif
-  return level == BEST || level == BASELINE ? &baseline::LOOPS : nullptr;
-}
-
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Memory for floats, as it comes, at the start of a cache line.
-struct Free {
-  void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
-};
-using Floats = std::unique_ptr<float[], Free>;
-inline Floats floats(int64_t count) {
-  return Floats(static_cast<float*>(::operator new[](count * sizeof(float), std::align_val_t{64})));
-}
-inline Floats zeros(int64_t count) {
-  Floats memory = floats(count);
-  std::fill_n(memory.get(), count, 0.0f);
-  return memory;
-}
+#define KERNELS "filter.h"
+#include "levels.h"
+#undef KERNELS
 
 // The weights (9, i, o) as filter() wants them: panels of 64 outputs, frequencies, inputs, outputs. Turned, they
 // are those of the gradient of x: by 180 degrees, inputs and outputs exchanged.
@@ -193,7 +107,7 @@ void filter(const Loops& loops, const Image& x, const float* u, const Image& sha
       const int64_t lanes = std::min<int64_t>(PANEL, outputs - panel * PANEL);
       for (int64_t f = 0; f < FREQUENCIES; ++f) {
         const float* weights = u + (panel * FREQUENCIES + f) * inputs * PANEL;
-        loops.filter(v + f * step, inputs, end - begin, weights, inputs, m + f * product, 0, lanes);
+        loops.filter(v + f * step, inputs, end - begin, weights, inputs, true, m + f * product, 0, lanes);
       }
       loops.to_outputs(m, product, begin, end, panel * PANEL, lanes, shape, y);
     }
@@ -221,7 +135,7 @@ void gradient(const Loops& loops, const Image& x, const Image& dy, float* dw, in
       const int64_t f = job / parts, part = job % parts, groups = inputs / GROUP;
       for (int64_t i = groups * part / parts; i < groups * (part + 1) / parts; ++i) {
         loops.outer(v.get() + f * v_step + i * group, d.get() + f * d_step, end - begin, group, chunk == 0,
-                    s.get() + f * size + i * GROUP * outputs, 0, outputs);
+                    s.get() + f * size + i * GROUP * outputs, GROUP, 0, outputs);
       }
     });
   }
@@ -245,7 +159,6 @@ using namespace adafuse::winograd;
 
 // What a call works on, or why it can't.
 ffi::Error check(int64_t level, const Input& x, ffi::Span<const int64_t> y, ffi::Span<const int64_t> w, bool turned) {
-  const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
   const auto in = x.dimensions();
   if (in.size() != 4 || y.size() != 4 || w.size() != 4) return wrong("expected images (n, h, w, c)");
   for (const int64_t size : in) {
@@ -261,23 +174,9 @@ ffi::Error check(int64_t level, const Input& x, ffi::Span<const int64_t> y, ffi:
 
 Image image(const float* data, ffi::Span<const int64_t> dims) { return {data, dims[0], dims[1], dims[2], dims[3]}; }
 
-// Runs f(workers, parallel) on a pool.
-template <class Function>
-ffi::Error run(ffi::ThreadPool& pool, Function f) {
-  const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-  try {
-    f(workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& job) {
-      parallel_for(pool, workers, count, job);
-    });
-  } catch (const std::exception& error) {  // no memory: nothing else throws
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
-  }
-  return ffi::Error::Success();
-}
-
 ffi::Error filter_images(ffi::ThreadPool pool, int64_t turned, int64_t level, Input x, Input w, Output y) {
   if (auto error = check(level, x, y->dimensions(), w.dimensions(), turned); error.failure()) return error;
-  return run(pool, [&](int64_t workers, auto parallel) {
+  return on_pool(pool, [&](int64_t workers, auto parallel) {
     const Loops& loops = *choose(level);
     const Image in = image(x.typed_data(), x.dimensions()), out = image(nullptr, y->dimensions());
     const int64_t inputs = w.dimensions()[2], outputs = w.dimensions()[3];
@@ -288,7 +187,7 @@ ffi::Error filter_images(ffi::ThreadPool pool, int64_t turned, int64_t level, In
 
 ffi::Error filter_gradient(ffi::ThreadPool pool, int64_t level, Input x, Input dy, Output dw) {
   if (auto error = check(level, x, dy.dimensions(), dw->dimensions(), false); error.failure()) return error;
-  return run(pool, [&](int64_t workers, auto parallel) {
+  return on_pool(pool, [&](int64_t workers, auto parallel) {
     gradient(*choose(level), image(x.typed_data(), x.dimensions()), image(dy.typed_data(), dy.dimensions()),
              dw->typed_data(), workers, parallel);
   });

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from adafuse_jax.kernels.winograd import conv as convolve
+from adafuse_jax.kernels.conv import conv as convolve
 from adafuse_jax.layers import BatchNorm, normal
 from adafuse_jax.models.gated_conv import PUBLISHED_MACS, GatedConv
 from adafuse_jax.models.sites import Decider, Deciders

@@ -5,7 +5,7 @@ On the CPU, in float32 (measured by benchmarks/train.py; times of XLA 0.10.2):
 - Depthwise: a sum of shifted images, 15 to 40 times as fast as XLA's loop, and the gradients 5 to 200 times.
 - 1x1, in training: matrix products. Of XLA's ways the gradient of the weights, which makes channels of the
   pixels, is slow.
-- 3x3 of stride 1: see kernels/winograd.py, which comes before this.
+- 3x3 of stride 1: see kernels/conv.py, which comes before this.
 """
 
 import functools

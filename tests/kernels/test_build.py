@@ -149,9 +149,9 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
 
 
 @pytest.mark.parametrize(("sanitizers", "rounds"), [("address,undefined", 12), ("thread", 3)])
-@pytest.mark.parametrize("driver", ["driver.cc", "winograd_driver.cc"])
+@pytest.mark.parametrize("driver", ["compact_driver.cc", "direct_driver.cc", "winograd_driver.cc"])
 def test_sanitizers_find_nothing(command, tmp_path, driver, sanitizers, rounds):
-    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-std=c++17", "-pthread"]
+    flags = ["-O1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-std=c++17", "-pthread"]
     (tmp_path / "probe.cc").write_text("int main() { return 0; }\n")
     probe = [*command, *flags, str(tmp_path / "probe.cc"), "-o", str(tmp_path / "probe")]
     tried = subprocess.run(probe, capture_output=True, text=True)

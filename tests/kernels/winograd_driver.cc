@@ -1,21 +1,12 @@
-// As driver.cc, for the filtering: every buffer is exactly as long as needed, and several calls run at once on
+// As compact_driver.cc, for Winograd's filtering: every buffer is exactly as long as needed, and several calls run at once on
 // one pool. Compares with the sums as a convolution and its gradients have them, and the bits with those of one
 // thread alone.
 
 #include "winograd.cc"
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <random>
-#include <vector>
-
-#include "pool.h"
+#include "driver.h"
 
 namespace {
-
-using Values = std::vector<float>;
 
 // All three of one problem: y, dx (of y taken as dy) and dw.
 struct Results {
@@ -58,62 +49,24 @@ Results expected(const Image& x, const Image& dy, const Values& w) {
   return {Values(y.begin(), y.end()), Values(dx.begin(), dx.end()), Values(dw.begin(), dw.end())};
 }
 
-bool close(const Values& found, const Values& wanted) {
-  float largest = 0;
-  for (const float value : wanted) largest = std::max(largest, std::abs(value));
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    if (!(std::abs(found[i] - wanted[i]) <= 1e-5f * largest)) return false;
-  }
-  return true;
-}
-
-bool same(const Values& a, const Values& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; }
-
 bool correct(unsigned seed, int64_t level, Pool& pool) {
-  std::mt19937 random(seed);
-  const auto draw = [&](int from, int to) -> int64_t {
-    return std::uniform_int_distribution<int>(from, to)(random);
-  };
-  std::normal_distribution<float> normal;
-  const auto filled = [&](int64_t n) {
-    Values values(n);
-    for (float& value : values) value = normal(random);
-    return values;
-  };
+  Draw draw(seed);
   // Every fourth has more tiles than a block, and more than a chunk.
   const bool many = seed % 4 == 0;
-  const int64_t n = many ? 40 : draw(1, 3), h = draw(1, 7), w = draw(1, 7);
+  const int64_t n = many ? 80 : draw(1, 3), h = many ? 7 : draw(1, 7), w = many ? 7 : draw(1, 7);
   const int64_t in = GROUP * draw(1, many ? 1 : 6), out = GROUP * draw(1, many ? 1 : 6);
-  const Values images = filled(n * h * w * in), gradients = filled(n * h * w * out), weights = filled(9 * in * out);
+  const Values images = draw.values(n * h * w * in), gradients = draw.values(n * h * w * out), weights = draw.values(9 * in * out);
   const Image x{images.data(), n, h, w, in}, dy{gradients.data(), n, h, w, out};
   const Loops& loops = *choose(level);
   const Results found = computed(loops, x, dy, weights, draw(2, 4), pool);
   const Results alone = computed(loops, x, dy, weights, 1, pool), wanted = expected(x, dy, weights);
   const bool right = close(found.y, wanted.y) && close(found.dx, wanted.dx) && close(found.dw, wanted.dw);
   const bool alike = same(found.y, alone.y) && same(found.dx, alone.dx) && same(found.dw, alone.dw);
-  if (!right || !alike) std::printf("seed %u, level %d: right %d, alike %d\n", seed, static_cast<int>(level), right, alike);
   return right && alike;
 }
 
 }  // namespace
 
-// The argument: how many problems each of three threads solves with each kind of instructions.
 int main(int argc, char** argv) {
-  const int rounds = argc > 1 ? std::atoi(argv[1]) : 12;
-  Pool pool(3);
-  std::atomic<bool> all{true};
-  for (int64_t level = BEST; level <= AVX512; ++level) {
-    if (choose(level) == nullptr) continue;
-    std::vector<std::thread> callers;
-    for (unsigned caller = 0; caller < 3; ++caller) {
-      callers.emplace_back([&, caller] {
-        for (int i = 0; i < rounds; ++i) {
-          if (!correct(1000 * caller + i, level, pool)) all = false;
-        }
-      });
-    }
-    for (std::thread& caller : callers) caller.join();
-  }
-  std::puts(all ? "all correct" : "wrong");
-  return all ? 0 : 1;
+  return all_correct(argc, argv, [](int64_t level) { return choose(level) != nullptr; }, correct);
 }
