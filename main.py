@@ -40,9 +40,10 @@ PROFILE = flags.DEFINE_string(
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import compiled, hosts, loop, profile
+    from adafuse_jax.train import compiled, hosts, loop, memory, profile
     from adafuse_jax.train import run as runs
 
+    memory.keep_freed()
     hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(WORKDIR.value or Path("runs") / name)

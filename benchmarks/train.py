@@ -164,11 +164,12 @@ def _our_step(model: str, folder: Path, args: argparse.Namespace, with_input: bo
 
     from adafuse_jax.config import Config
     from adafuse_jax.input import pipeline
-    from adafuse_jax.train import mesh, run
+    from adafuse_jax.train import memory, mesh, run
     from adafuse_jax.train import state as states
     from adafuse_jax.train.optim import make_optimizer
     from adafuse_jax.train.step import make_train_step
 
+    memory.keep_freed()
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     gpu = jax.default_backend() != "cpu"
     data = {"num_classes": CLASSES, "image_size": args.image_size, "num_frames": FRAMES, "threads": 1}

@@ -17,7 +17,7 @@ BUILDING = {
     "layers": ("ops",),
     "linen": ("ops",),
     "insert": ("layers", "linen", "ops"),
-    "models": ("layers", "ops"),
+    "models": ("layers", "ops", "kernels"),
     "flops": ("ops", "models"),
     "weights": ("models",),
     "input": (),

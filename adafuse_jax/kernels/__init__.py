@@ -1,1 +1,1 @@
-"""Compact execution on the CPU: native code that computes no more than the policies ask for."""
+"""Native code for the CPU: compact execution, computing what the policies ask for alone, and convolutions."""

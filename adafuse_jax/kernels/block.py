@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, Int8
 
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
+from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import costs
 
-PANEL, GROUP = 64, 16  # PANEL and LANE_GROUP of compact.cc
-# Instructions to use; "best" is what the running CPU has.
-LEVELS = ("best", "baseline", "avx2", "avx512")
+PANEL, GROUP = 64, 16  # as in common.h
+TARGET = "adafuse_jax_compact_block"
 
 Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel, and the bias
 
@@ -202,7 +202,7 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
         (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, filled(middle)),
         (len(before.x), *between),
     )
-    call = jax.ffi.ffi_call(build.BLOCK, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
+    call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
     numbers = {
         "kernel1": _kernels(weights)[0],
         "stride1": strides[0],

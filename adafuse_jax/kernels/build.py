@@ -18,13 +18,23 @@ from pathlib import Path
 
 import jax
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("compact.cc", "tile.h", "stem.h"))
-# As XLA and as the source call them.
-TARGETS = {"adafuse_jax_compact_block": "AdafuseCompactBlock", "adafuse_jax_stem": "AdafuseStem"}
-BLOCK, STEM = TARGETS
+_UNITS = "compact.cc", "direct.cc", "winograd.cc"
+_HEADERS = "common.h", "filter.h", "levels.h", "parallel.h", "products.h", "rows.h", "stem.h", "tile.h"
+SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
+# As XLA and as the sources call what is in them.
+HANDLERS = {
+    "adafuse_jax_compact_block": "AdafuseCompactBlock",
+    "adafuse_jax_stem": "AdafuseStem",
+    "adafuse_jax_conv": "AdafuseConv",
+    "adafuse_jax_conv_transpose": "AdafuseConvTranspose",
+    "adafuse_jax_conv_gradient": "AdafuseConvGradient",
+    "adafuse_jax_filter": "AdafuseFilter",
+    "adafuse_jax_filter_gradient": "AdafuseFilterGradient",
+}
+LEVELS = ("best", "baseline", "avx2", "avx512")  # instructions to use; "best" is what the running CPU has
 # None names a CPU: the code runs on any of the architecture, and chooses by itself what it can use.
 FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
-SECONDS = 300  # for the compiler, which takes about 5
+SECONDS = 300  # for the compiler, which takes about 10
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -35,7 +45,7 @@ class BuildError(Exception):
 
 
 def load() -> bool:
-    """Makes the native code ready: as the FFI targets `TARGETS` of the CPU.
+    """Makes the native code ready: as the FFI targets `HANDLERS` of the CPU.
 
     Tried once a process; a process that fails says so once.
 
@@ -50,11 +60,11 @@ def load() -> bool:
 def _load() -> bool:
     try:
         library = _library()
-        for target, handler in TARGETS.items():
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
     except BuildError as error:
-        _log.warning("compact execution: %s; everything is computed (dense) instead", error)
+        _log.warning("no native code: %s; training is slower, compact execution computes all (dense)", error)
         return False
+    for target, handler in HANDLERS.items():
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, handler)), platform="cpu")
     return True
 
 
@@ -89,7 +99,7 @@ def cache_folder() -> Path:
 
 def _library() -> ctypes.CDLL:
     command = compiler()
-    stem = f"compact-{key(command)}"
+    stem = f"native-{key(command)}"
     try:
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -113,7 +123,8 @@ def _compiled(command: list[str], folder: Path, stem: str) -> Path:
         with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as fresh_folder:
             fresh = Path(fresh_folder) / f"{stem}.so"
             include = ["-isystem", jax.ffi.include_dir()]
-            _run([*command, *FLAGS, *include, str(SOURCES[0]), "-o", str(fresh)])
+            units = [str(source) for source in SOURCES if source.suffix == ".cc"]  # one library of all
+            _run([*command, *FLAGS, *include, *units, "-o", str(fresh)])
             path = folder / f"{stem}-{_digest(fresh)}.so"
             fresh.replace(path)
     except OSError as error:
@@ -128,7 +139,7 @@ def _digest(path: Path) -> str:
 def _opened(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
-        for handler in TARGETS.values():
+        for handler in HANDLERS.values():
             getattr(library, handler)
     except (OSError, AttributeError) as error:
         raise BuildError(f"the compiled library can't be loaded: {error}") from error

@@ -6,30 +6,16 @@
 // One source for all CPUs: vectors as GCC and Clang write them, compiled for several kinds of CPU, of which the
 // running one's is chosen at each call. No compiler flag may name a CPU. See block.py for the call.
 
-#include <algorithm>
 #include <array>
-#include <atomic>
-#include <cstdint>
-#include <exception>
-#include <functional>
 #include <initializer_list>
-#include <memory>
 #include <numeric>
-#include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#include "common.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define ADAFUSE_X86 1
-#endif
+namespace adafuse::compact {
 
-namespace adafuse {
-
-constexpr int PANEL = 64;       // outputs whose weights lie side by side
-constexpr int LANE_GROUP = 16;  // outputs are computed in such groups
 constexpr int64_t CACHED = 96 * 1024;  // floats of weights that go over all pixels before the next ones do
 
 enum Action : int8_t { SKIP = 0, REUSE = 1, KEEP = 2 };  // as on the policy's last axis
@@ -87,64 +73,18 @@ struct Planes {
 };
 
 // The inner loops, for one kind of CPU.
-struct Code {
+struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
   void (*run_planes)(const Planes&);
 };
 
-#if defined(ADAFUSE_X86)
-namespace avx512 {
-#define TARGET __attribute__((target("avx512f")))
-#define LANES 16
-#define VECTORS 4
-#include "tile.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace avx512
-namespace avx2 {
-#define TARGET __attribute__((target("avx2,fma")))
-#define LANES 8
-#define VECTORS 2
-#include "tile.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace avx2
-#endif
+#define KERNELS "tile.h"
+#include "levels.h"
+#undef KERNELS
 
-// What every CPU of the architecture has: NEON on AArch64 (32 registers), SSE2 on x86 (16).
-namespace baseline {
-#define TARGET
-#define LANES 4
-#if defined(__aarch64__)
-#define VECTORS 4
-#else
-#define VECTORS 2
-#endif
-#include "tile.h"
-#undef TARGET
-#undef LANES
-#undef VECTORS
-}  // namespace baseline
-
-using Run = decltype(Code::run);
-
-enum Level : int64_t { BEST = 0, BASELINE = 1, AVX2 = 2, AVX512 = 3 };
-
-// The code for a level of instructions; null where this CPU lacks them.
-inline const Code* choose(int64_t level) {
-#if defined(ADAFUSE_X86)
-  __builtin_cpu_init();
-  if ((level == BEST || level == AVX512) && __builtin_cpu_supports("avx512f")) return &avx512::CODE;
-  if ((level == BEST || level == AVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return &avx2::CODE;
-  }
-#endif
-  return level == BEST || level == BASELINE ? &baseline::CODE : nullptr;
-}
+using Run = decltype(Loops::run);
 
 // Clips, as the handler has checked them. Of each frame, `y` holds the computed channels one after the other. The
 // pixels of y, z and out have so many floats as their channels, rounded up to 16.
@@ -167,8 +107,7 @@ struct Block {
   float* late;                        // as y_before
 };
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t pad(int64_t channels) { return divide_up(channels, LANE_GROUP) * LANE_GROUP; }
+inline int64_t pad(int64_t channels) { return divide_up(channels, GROUP) * GROUP; }
 inline int64_t out_size(int64_t size, int64_t kernel, int64_t stride) {
   return (size + 2 * (kernel / 2) - kernel) / stride + 1;
 }
@@ -287,7 +226,7 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.tap_end = std::min(taps, tap + step);
     panel.last = last && panel.tap_end == taps;
     panel.weights = weights + tap * panel.channels * PANEL;
-    run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, LANE_GROUP)));
+    run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;
     panel.initial_pitch = panel.out_pitch;
   }
@@ -307,7 +246,7 @@ constexpr int64_t FEW = 64;  // pixels; see below
 
 // The first convolution of images of few pixels, for which to lay out weights would take as long as to use them.
 template <class Parallel>
-void run_in_planes(const Block& p, const std::vector<Made>& images, const Code& code, Parallel parallel) {
+void run_in_planes(const Block& p, const std::vector<Made>& images, const Loops& loops, Parallel parallel) {
   constexpr int64_t AT_ONCE = 20;  // outputs
   const Conv& conv = p.conv1;
   const int64_t edge = conv.kernel / 2, pitch = conv.width + 2 * edge, taps = conv.kernel * conv.kernel;
@@ -336,7 +275,7 @@ void run_in_planes(const Block& p, const std::vector<Made>& images, const Code& 
     const Made& made = images[image];
     const int64_t count = std::min(AT_ONCE, static_cast<int64_t>(made.channels.size()) - first);
     std::vector<float> sums(count * pixels);
-    code.run_planes({planes.data() + image * all_planes, plane, p.in_features, taps, offsets.data(), p.weights1,
+    loops.run_planes({planes.data() + image * all_planes, plane, p.in_features, taps, offsets.data(), p.weights1,
                      made.channels.data() + first, count, sums.data(), pixels});
     for (int64_t c = 0; c < count; ++c) {
       const float bias = p.bias1[made.channels[first + c]];
@@ -379,22 +318,22 @@ void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int
     for (int64_t tap = 0; tap < taps1; tap += step1) {
       const int64_t end = std::min(taps1, tap + step1);
       const int64_t rows = (end - tap) * p.in_features;
-      for (int64_t row = 0; row < rows; row += LANE_GROUP) {  // some at a time: what is written stays in the cache
+      for (int64_t row = 0; row < rows; row += GROUP) {  // some at a time: what is written stays in the cache
         for (int64_t j = 0; j < count; ++j) {
           const float* from = p.weights1 + (needed[first + j] * taps1 + tap) * p.in_features;
-          for (int64_t k = row; k < std::min(row + LANE_GROUP, rows); ++k) pack[k * PANEL + j] = from[k];
+          for (int64_t k = row; k < std::min(row + GROUP, rows); ++k) pack[k * PANEL + j] = from[k];
         }
       }
       const Panel panel{p.conv1, &source, 1, zeros.data(), pack, p.in_features, tap, end, bias,
                         tap == 0 ? nullptr : y, p.conv2.pitch, end == taps1, true, y, p.conv2.pitch};
-      run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
+      run(panel, job.begin, job.end, static_cast<int>(divide_up(count, GROUP)));
     }
   });
 }
 
 template <class Parallel>
-void run_block(const Block& p, const Code& code, int64_t workers, Parallel parallel) {
-  const Run run = code.run;
+void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel) {
+  const Run run = loops.run;
   const Plan all = plan(p);
   const int64_t total = p.batch * p.frames, out_pitch = pad(p.features);
   const int64_t taps2 = p.conv2.kernel * p.conv2.kernel;
@@ -404,7 +343,7 @@ void run_block(const Block& p, const Code& code, int64_t workers, Parallel paral
   const std::vector<float> zeros(widest, 0.0f);
   const std::vector<int32_t> every = counted(widest);
   if (p.conv1.stride == 1 && pixels1 <= FEW) {
-    run_in_planes(p, all.made, code, parallel);
+    run_in_planes(p, all.made, loops, parallel);
   } else {
     run_in_panels(p, all.made, run, workers, parallel);
   }
@@ -471,156 +410,117 @@ void run_block(const Block& p, const Code& code, int64_t workers, Parallel paral
   });
 }
 
-// Runs f(job, worker) for all jobs on a pool's threads and this one. A thread takes the next job when it is done
-// with one. This one never waits for a thread that hasn't begun: a pool that is busy, with another such call
-// say, only leaves it all the work.
-template <class Pool>
-void parallel_for(Pool& pool, int64_t workers, int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-  if (workers == 1 || count < 2) {
-    for (int64_t i = 0; i < count; ++i) f(i, 0);
-    return;
-  }
-  const auto state = std::make_shared<State>();  // a thread may come when all is done, and this call over
-  const auto work = [state, count, &f](int64_t worker) {
-    for (int64_t i; (i = state->next.fetch_add(1)) < count;) {
-      f(i, worker);
-      state->done.fetch_add(1);
-    }
-  };
-  for (int64_t worker = 1; worker < std::min(workers, count); ++worker) {
-    pool.Schedule([work, worker] { work(worker); });
-  }
-  work(0);
-  while (state->done.load() < count) std::this_thread::yield();
-}
-
 #include "stem.h"
 
-}  // namespace adafuse
+}  // namespace adafuse::compact
 
 namespace ffi = xla::ffi;
 
-using Floats = ffi::Buffer<ffi::F32>;
+using Input = ffi::Buffer<ffi::F32>;
 using Bytes = ffi::Buffer<ffi::S8>;
-using Result = ffi::ResultBuffer<ffi::F32>;
+using Output = ffi::ResultBuffer<ffi::F32>;
+
+namespace {
+
+using namespace adafuse;
+using namespace adafuse::compact;
 
 template <class Expected = std::initializer_list<int64_t>>
-static bool has_shape(ffi::Span<const int64_t> found, const Expected& expected) {
+bool has_shape(ffi::Span<const int64_t> found, const Expected& expected) {
   return std::equal(found.begin(), found.end(), expected.begin(), expected.end());
 }
 
-static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
-                                int64_t stride2, int64_t middle, int64_t features, int64_t level, Floats x,
-                                Floats weights1, Floats bias1, Floats weights2, Floats bias2, Floats weights3,
-                                Floats bias3, Floats weights_shortcut, Bytes actions, Floats shortcut,
-                                Floats x_before, Floats y_before, Bytes actions_before, Result out, Result y,
-                                Result z, Result late) {
-  using namespace adafuse;
-  try {
-    const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
-    const auto dims = x.dimensions();
-    if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
-    Block p{};
-    p.batch = dims[0], p.frames = dims[1], p.in_features = dims[4];
-    p.width = bias1.dimensions()[0], p.middle = middle, p.features = features;
-    for (const int64_t kernel : {kernel1, kernel2}) {
-      if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernels: expected odd, 1 to 31");
-    }
-    if (stride1 < 1 || stride1 > 31 || stride2 < 1 || stride2 > 31) return wrong("strides: expected 1 to 31");
-    for (const int64_t size : {dims[2], dims[3], p.in_features, p.width, p.middle, p.features}) {
-      if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
-    }
-    const int64_t h = out_size(dims[2], kernel1, stride1), w = out_size(dims[3], kernel1, stride1);
-    const int64_t h2 = out_size(h, kernel2, stride2), w2 = out_size(w, kernel2, stride2);
-    p.conv1 = {dims[2], dims[3], p.in_features, kernel1, stride1, h, w};
-    p.conv2 = {h, w, pad(p.width), kernel2, stride2, h2, w2};
-    p.conv3 = {h2, w2, pad(p.middle), 1, 1, h2, w2};
-    p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
-    const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
-    if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
-    if (!has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) return wrong("weights1");
-    if (!has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
-    if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
-    // What there isn't is empty.
-    if (weights3.element_count() > 0) {
-      if (!has_shape(weights3.dimensions(), {panels, 1, p.middle, PANEL})) return wrong("weights3");
-      if (!has_shape(bias3.dimensions(), {panels * PANEL})) return wrong("bias3");
-      if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(p.middle)})) return wrong("z");
-      p.weights3 = weights3.typed_data(), p.bias3 = bias3.typed_data(), p.z = z->typed_data();
-    } else if (middle != features) {
-      return wrong("features: expected those of the second convolution");
-    }
-    if (weights_shortcut.element_count() > 0) {
-      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_s");
-      if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
-      p.weights_shortcut = weights_shortcut.typed_data();
-    } else if (shortcut.element_count() > 0) {
-      if (!has_shape(shortcut.dimensions(), out->dimensions())) return wrong("shortcut: expected the output's shape");
-    }
-    if (shortcut.element_count() > 0) p.shortcut = shortcut.typed_data();
-    if (!has_shape(y->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("y");
-    if (!has_shape(out->dimensions(), {p.batch, p.frames, h2, w2, pad(features)})) return wrong("out");
-    if (const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1; streams != 0) {
-      if (streams != p.batch || !has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) {
-        return wrong("x_before: expected (B, H, W, C)");
-      }
-      if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
-      if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
-      if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
-      p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
-      p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
-    }
-    p.x = x.typed_data(), p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
-    p.weights2 = weights2.typed_data(), p.bias2 = bias2.typed_data(), p.actions = actions.typed_data();
-    p.y = y->typed_data(), p.out = out->typed_data();
-    for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
-      if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
-    }
-    const Code* code = choose(level);
-    if (code == nullptr) return wrong("level: expected instructions that this CPU has");
-    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-    run_block(p, *code, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-      parallel_for(pool, workers, count, f);
-    });
-    return ffi::Error::Success();
-  } catch (const std::exception& error) {  // no memory: nothing else throws
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
+ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
+                                int64_t stride2, int64_t middle, int64_t features, int64_t level, Input x,
+                                Input weights1, Input bias1, Input weights2, Input bias2, Input weights3,
+                                Input bias3, Input weights_shortcut, Bytes actions, Input shortcut,
+                                Input x_before, Input y_before, Bytes actions_before, Output out, Output y,
+                                Output z, Output late) {
+  const auto dims = x.dimensions();
+  if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
+  Block p{};
+  p.batch = dims[0], p.frames = dims[1], p.in_features = dims[4];
+  p.width = bias1.dimensions()[0], p.middle = middle, p.features = features;
+  for (const int64_t kernel : {kernel1, kernel2}) {
+    if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernels: expected odd, 1 to 31");
   }
+  if (stride1 < 1 || stride1 > 31 || stride2 < 1 || stride2 > 31) return wrong("strides: expected 1 to 31");
+  for (const int64_t size : {dims[2], dims[3], p.in_features, p.width, p.middle, p.features}) {
+    if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
+  }
+  const int64_t h = out_size(dims[2], kernel1, stride1), w = out_size(dims[3], kernel1, stride1);
+  const int64_t h2 = out_size(h, kernel2, stride2), w2 = out_size(w, kernel2, stride2);
+  p.conv1 = {dims[2], dims[3], p.in_features, kernel1, stride1, h, w};
+  p.conv2 = {h, w, pad(p.width), kernel2, stride2, h2, w2};
+  p.conv3 = {h2, w2, pad(p.middle), 1, 1, h2, w2};
+  p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
+  const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
+  if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
+  if (!has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) return wrong("weights1");
+  if (!has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
+  if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
+  // What there isn't is empty.
+  if (weights3.element_count() > 0) {
+    if (!has_shape(weights3.dimensions(), {panels, 1, p.middle, PANEL})) return wrong("weights3");
+    if (!has_shape(bias3.dimensions(), {panels * PANEL})) return wrong("bias3");
+    if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(p.middle)})) return wrong("z");
+    p.weights3 = weights3.typed_data(), p.bias3 = bias3.typed_data(), p.z = z->typed_data();
+  } else if (middle != features) {
+    return wrong("features: expected those of the second convolution");
+  }
+  if (weights_shortcut.element_count() > 0) {
+    if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_s");
+    if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
+    p.weights_shortcut = weights_shortcut.typed_data();
+  } else if (shortcut.element_count() > 0) {
+    if (!has_shape(shortcut.dimensions(), out->dimensions())) return wrong("shortcut: expected the output's shape");
+  }
+  if (shortcut.element_count() > 0) p.shortcut = shortcut.typed_data();
+  if (!has_shape(y->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("y");
+  if (!has_shape(out->dimensions(), {p.batch, p.frames, h2, w2, pad(features)})) return wrong("out");
+  if (const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1; streams != 0) {
+    if (streams != p.batch || !has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) {
+      return wrong("x_before: expected (B, H, W, C)");
+    }
+    if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
+    if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
+    if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
+    p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
+    p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
+  }
+  p.x = x.typed_data(), p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
+  p.weights2 = weights2.typed_data(), p.bias2 = bias2.typed_data(), p.actions = actions.typed_data();
+  p.y = y->typed_data(), p.out = out->typed_data();
+  for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
+    if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
+  }
+  const Loops* loops = choose(level);
+  if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
+  return on_pool(pool, [&](int64_t workers, auto parallel) { run_block(p, *loops, workers, parallel); });
 }
 
-static ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t features, int64_t pool_,
-                       int64_t level, Floats x, Floats weights, Floats bias, Result out) {
-  using namespace adafuse;
-  try {
-    const auto wrong = [](const std::string& what) { return ffi::Error::InvalidArgument("adafuse_jax: " + what); };
-    const auto dims = x.dimensions();
-    if (dims.size() != 4) return wrong("x: expected (N, H, W, C)");
-    if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernel: expected odd, 1 to 31");
-    if (stride < 1 || stride > 31) return wrong("stride: expected 1 to 31");
-    for (const int64_t size : {dims[1], dims[2], dims[3], features}) {
-      if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
-    }
-    Stem s{dims[0], {dims[1], dims[2], dims[3], kernel, stride, out_size(dims[1], kernel, stride),
-           out_size(dims[2], kernel, stride)}, features, pool_ != 0, x.typed_data(), weights.typed_data(),
-           bias.typed_data(), out->typed_data()};
-    const int64_t panels = divide_up(features, PANEL);
-    if (!has_shape(weights.dimensions(), {panels, kernel, kernel * dims[3], PANEL})) return wrong("weights");
-    if (!has_shape(bias.dimensions(), {panels * PANEL})) return wrong("bias");
-    if (!has_shape(out->dimensions(), {s.images, s.height(), s.width(), pad(features)})) return wrong("out");
-    const Code* code = choose(level);
-    if (code == nullptr) return wrong("level: expected instructions that this CPU has");
-    const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-    run_stem(s, *code, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-      parallel_for(pool, workers, count, f);
-    });
-    return ffi::Error::Success();
-  } catch (const std::exception& error) {  // no memory: nothing else throws
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
+ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t features, int64_t pool_,
+                       int64_t level, Input x, Input weights, Input bias, Output out) {
+  const auto dims = x.dimensions();
+  if (dims.size() != 4) return wrong("x: expected (N, H, W, C)");
+  if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernel: expected odd, 1 to 31");
+  if (stride < 1 || stride > 31) return wrong("stride: expected 1 to 31");
+  for (const int64_t size : {dims[1], dims[2], dims[3], features}) {
+    if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
   }
+  Stem s{dims[0], {dims[1], dims[2], dims[3], kernel, stride, out_size(dims[1], kernel, stride),
+         out_size(dims[2], kernel, stride)}, features, pool_ != 0, x.typed_data(), weights.typed_data(),
+         bias.typed_data(), out->typed_data()};
+  const int64_t panels = divide_up(features, PANEL);
+  if (!has_shape(weights.dimensions(), {panels, kernel, kernel * dims[3], PANEL})) return wrong("weights");
+  if (!has_shape(bias.dimensions(), {panels * PANEL})) return wrong("bias");
+  if (!has_shape(out->dimensions(), {s.images, s.height(), s.width(), pad(features)})) return wrong("out");
+  const Loops* loops = choose(level);
+  if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
+  return on_pool(pool, [&](int64_t workers, auto parallel) { run_stem(s, *loops, workers, parallel); });
 }
+
+}  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseStem, stem,
                               ffi::Ffi::Bind()
@@ -630,10 +530,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseStem, stem,
                                   .Attr<int64_t>("features")
                                   .Attr<int64_t>("pool")
                                   .Attr<int64_t>("level")
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Ret<Floats>());
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Ret<Input>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                               ffi::Ffi::Bind()
@@ -645,20 +545,20 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                                   .Attr<int64_t>("middle")
                                   .Attr<int64_t>("features")
                                   .Attr<int64_t>("level")
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
                                   .Arg<Bytes>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
                                   .Arg<Bytes>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>());
+                                  .Ret<Input>()
+                                  .Ret<Input>()
+                                  .Ret<Input>()
+                                  .Ret<Input>());

@@ -16,7 +16,7 @@ struct Stem {
 };
 
 template <class Parallel>
-void run_stem(const Stem& s, const Code& code, int64_t workers, Parallel parallel) {
+void run_stem(const Stem& s, const Loops& loops, int64_t workers, Parallel parallel) {
   const Conv& conv = s.conv;
   const int64_t edge = conv.kernel / 2, in_pitch = (conv.width + 2 * edge) * conv.pitch;
   const int64_t row = conv.out_width * PANEL, panels = divide_up(s.features, PANEL), out_pitch = pad(s.features);
@@ -52,7 +52,7 @@ void run_stem(const Stem& s, const Code& code, int64_t workers, Parallel paralle
                       conv.stride * conv.pitch, conv.out_width, weights, s.bias + first,
                       s.pool ? between + (y - from) * row : out + y * s.width() * out_pitch,
                       s.pool ? PANEL : out_pitch};
-        code.run_row(one, static_cast<int>(lanes / LANE_GROUP));
+        loops.run_row(one, static_cast<int>(lanes / GROUP));
       }
       if (!s.pool) continue;
       for (int64_t y = begin; y < end; ++y) {
@@ -61,7 +61,7 @@ void run_stem(const Stem& s, const Code& code, int64_t workers, Parallel paralle
           std::fill_n(largest, lanes, 0.0f);  // after a ReLU nothing is smaller
           for (int64_t i = std::max<int64_t>(0, 2 * y - 1); i < std::min(conv.out_height, 2 * y + 2); ++i) {
             for (int64_t j = std::max<int64_t>(0, 2 * x - 1); j < std::min(conv.out_width, 2 * x + 2); ++j) {
-              code.larger(between + (i - from) * row + j * PANEL, lanes, largest);
+              loops.larger(between + (i - from) * row + j * PANEL, lanes, largest);
             }
           }
         }

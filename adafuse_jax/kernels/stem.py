@@ -9,8 +9,11 @@ from jaxtyping import Array, Float
 
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import LEVELS, filled, panels
+from adafuse_jax.kernels.block import filled, panels
+from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import costs
+
+TARGET = "adafuse_jax_stem"
 
 
 class StemWeights(NamedTuple):
@@ -61,7 +64,7 @@ def compact_stem(
     size = [costs.conv_out(s, kernel, stride, kernel // 2) for s in x.shape[1:3]]
     if pool:
         size = [costs.conv_out(s, 3, 2, 1) for s in size]
-    call = jax.ffi.ffi_call(build.STEM, jax.ShapeDtypeStruct((len(x), *size, filled(features)), jnp.float32))
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct((len(x), *size, filled(features)), jnp.float32))
     numbers = {
         "kernel": kernel,
         "stride": stride,

@@ -85,12 +85,12 @@ TARGET static void pixels(const Panel& p, int64_t begin, int64_t end, int64_t la
 template <int WIDE>
 TARGET static void outputs(const Panel& p, int64_t begin, int64_t end, int lane, int lanes) {
   for (; lane + WIDE * LANES <= lanes; lane += WIDE * LANES) pixels<WIDE>(p, begin, end, lane);
-  if constexpr (WIDE * LANES > LANE_GROUP) outputs<WIDE - 1>(p, begin, end, lane, lanes);
+  if constexpr (WIDE * LANES > GROUP) outputs<WIDE - 1>(p, begin, end, lane, lanes);
 }
 
 // The first `groups` groups of 16 outputs of a panel, for the pixels from `begin` to `end`.
 TARGET static void run(const Panel& p, int64_t begin, int64_t end, int groups) {
-  outputs<VECTORS>(p, begin, end, 0, groups * LANE_GROUP);
+  outputs<VECTORS>(p, begin, end, 0, groups * GROUP);
 }
 
 // `ROWS` pixels of a row of outputs, see `Row`.
@@ -133,10 +133,10 @@ TARGET static void row_pixels(const Row& p, int64_t lane) {
 template <int WIDE>
 TARGET static void row_outputs(const Row& p, int lane, int lanes) {
   for (; lane + WIDE * LANES <= lanes; lane += WIDE * LANES) row_pixels<WIDE>(p, lane);
-  if constexpr (WIDE * LANES > LANE_GROUP) row_outputs<WIDE - 1>(p, lane, lanes);
+  if constexpr (WIDE * LANES > GROUP) row_outputs<WIDE - 1>(p, lane, lanes);
 }
 
-TARGET static void run_row(const Row& p, int groups) { row_outputs<VECTORS>(p, 0, groups * LANE_GROUP); }
+TARGET static void run_row(const Row& p, int groups) { row_outputs<VECTORS>(p, 0, groups * GROUP); }
 
 // The larger ones of `count` floats, a multiple of 16, of which a NaN is the largest.
 TARGET static void larger(const float* from, int64_t count, float* largest) {
@@ -192,9 +192,9 @@ TARGET static void plane_channels(const Planes& p, int64_t pixel) {
 template <int WIDE>
 TARGET static void plane_pixels(const Planes& p, int64_t pixel) {
   for (; pixel + WIDE * LANES <= p.out_plane; pixel += WIDE * LANES) plane_channels<WIDE>(p, pixel);
-  if constexpr (WIDE * LANES > LANE_GROUP) plane_pixels<WIDE - 1>(p, pixel);
+  if constexpr (WIDE * LANES > GROUP) plane_pixels<WIDE - 1>(p, pixel);
 }
 
 TARGET static void run_planes(const Planes& p) { plane_pixels<VECTORS>(p, 0); }
 
-static constexpr Code CODE{run, run_row, larger, run_planes};
+static constexpr Loops LOOPS{run, run_row, larger, run_planes};

@@ -7,11 +7,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from adafuse_jax.kernels.conv import conv as convolve
 from adafuse_jax.layers import BatchNorm, normal
 from adafuse_jax.models.resnet import per_frame
 from adafuse_jax.models.sites import Decider
 from adafuse_jax.ops import costs
-from adafuse_jax.ops.conv import conv as convolve
 from adafuse_jax.ops.drop_path import drop_path
 
 PADDINGS = ("same", "torch")

@@ -12,11 +12,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from adafuse_jax.kernels.conv import conv as convolve
 from adafuse_jax.layers import BatchNorm, normal
 from adafuse_jax.models.gated_conv import PUBLISHED_MACS, GatedConv
 from adafuse_jax.models.sites import Decider, Deciders
 from adafuse_jax.ops import costs
-from adafuse_jax.ops.conv import conv as convolve
 from adafuse_jax.ops.pooling import max_pool
 from adafuse_jax.ops.shift import online_shift, temporal_shift
 

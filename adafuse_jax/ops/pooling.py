@@ -59,17 +59,30 @@ def _max_pool_forward(x, window, stride, pads):
 
 
 def _max_pool_backward(window, stride, pads, kept, dy):
+    """Each pixel takes the gradient of every window whose largest it is: up to `reach` in each direction."""
     which, size = kept
-    zero = jnp.zeros((), dy.dtype)
+    n, tall, wide, c = dy.shape
+    reach = -(-window // stride)
+    edge, offsets = reach - 1, np.arange(stride)
+    # Windows and pixels in blocks of `stride` pixels, as many as have a pixel in a window.
+    edges = ((0, 0, 0), (edge, edge, 0), (edge, edge, 0), (0, 0, 0))
+    which, dy = (jax.lax.pad(a, jnp.array(0, a.dtype), edges) for a in (which, dy))
     dx = 0
-    for place, at in enumerate(np.ndindex(window, window)):
-        # Where these pixels are in x; a negative width cuts off what is outside of it.
-        edges = [
-            (start - before, side + before - start - (out - 1) * stride - 1, stride - 1)
-            for start, (before, _), side, out in zip(at, pads, size, dy.shape[1:3], strict=True)
-        ]
-        dx = dx + jax.lax.pad(jnp.where(which == place, dy, zero), zero, ((0, 0, 0), *edges, (0, 0, 0)))
-    return (dx,)
+    for back in np.ndindex(reach, reach):
+        # Of the window that begins so many blocks before: its place of each pixel of a block, -1 for none.
+        rows, columns = (offsets + stride * blocks for blocks in back)
+        inside = (rows[:, None] < window) & (columns < window)
+        place = np.where(inside, rows[:, None] * window + columns, -1).astype(np.int8)[:, None, :, None]
+        (top, left), ends = (edge - back[0], edge - back[1]), (tall + edge, wide + edge)
+        its = [a[:, top : top + ends[0], None, left : left + ends[1], None] for a in (which, dy)]
+        dx = dx + jnp.where(its[0] == place, its[1], 0)
+    dx = dx.reshape(n, (tall + edge) * stride, (wide + edge) * stride, c)
+    # A negative width cuts off what is outside of x.
+    cut = [
+        (-before, before + side - blocks, 0)
+        for side, (before, _), blocks in zip(size, pads, dx.shape[1:3], strict=True)
+    ]
+    return (jax.lax.pad(dx, jnp.zeros((), dx.dtype), ((0, 0, 0), *cut, (0, 0, 0))),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -15,6 +15,8 @@ def keep(workdir: Path) -> None:
     A folder that the user chose (JAX_COMPILATION_CACHE_DIR) stays; JAX_ENABLE_COMPILATION_CACHE=false turns
     it off. Entries that can't be written or read cost a warning of JAX's and the time to compile.
     """
+    # What devices share in ways of our own (kernels/sharing.py) would have another name in each process.
+    jax.config.update("jax_remove_custom_partitioning_ptr_from_cache_key", True)
     if jax.config.jax_compilation_cache_dir is None:
         folder = workdir / FOLDER / machine()
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))

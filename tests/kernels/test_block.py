@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import LEVELS, before_first, codes, compact_block, compact_step, pack
+from adafuse_jax.kernels.block import before_first, codes, compact_block, compact_step, pack
+from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
 
 SKIP, REUSE, KEEP = range(3)

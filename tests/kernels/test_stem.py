@@ -10,7 +10,7 @@ from jax import lax
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import LEVELS
+from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.ops.pooling import max_pool
 

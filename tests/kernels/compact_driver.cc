@@ -4,57 +4,16 @@
 #include "compact.cc"
 
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
-#include <mutex>
 #include <random>
+
+#include "pool.h"
 
 namespace {
 
 using namespace adafuse;
-
-class Pool {
- public:
-  explicit Pool(int count) {
-    for (int i = 0; i < count; ++i) {
-      threads_.emplace_back([this] {
-        for (std::function<void()> task; next(task);) task();
-      });
-    }
-  }
-  ~Pool() {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      over_ = true;
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
-  void Schedule(std::function<void()> task) {
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      tasks_.push_back(std::move(task));
-    }
-    wake_.notify_one();
-  }
-
- private:
-  bool next(std::function<void()>& task) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    wake_.wait(lock, [this] { return over_ || !tasks_.empty(); });
-    if (tasks_.empty()) return false;
-    task = std::move(tasks_.front());
-    tasks_.pop_front();
-    return true;
-  }
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::function<void()>> tasks_;
-  std::vector<std::thread> threads_;
-  bool over_ = false;
-};
+using namespace adafuse::compact;
 
 // One output of a convolution of an image with `channels` channels; weight(tap, channel) gives the weights.
 template <class Image, class Weight>
@@ -70,12 +29,12 @@ double convolved(const Conv& conv, int64_t channels, int64_t row, int64_t column
 }
 
 // The clips `p`, whole or one frame after the other.
-void run_frames(const Block& p, bool one_by_one, const Code& code, int64_t workers, Pool& pool) {
+void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t workers, Pool& pool) {
   const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
     parallel_for(pool, workers, count, f);
   };
   if (!one_by_one) {
-    run_block(p, code, workers, parallel);
+    run_block(p, loops, workers, parallel);
     return;
   }
   const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
@@ -99,7 +58,7 @@ void run_frames(const Block& p, bool one_by_one, const Code& code, int64_t worke
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
     step.actions_before = before.data(), step.late = late.data();
-    run_block(step, code, workers, parallel);
+    run_block(step, loops, workers, parallel);
     for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
     for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
     x_before.swap(x), y_before.swap(y);

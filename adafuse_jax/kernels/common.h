@@ -1,0 +1,71 @@
+// What winograd.cc and direct.cc share.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "parallel.h"
+#include "xla/ffi/api/ffi.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define ADAFUSE_X86 1
+#endif
+
+namespace adafuse {
+
+constexpr int GROUP = 16;  // channels come in such groups
+constexpr int PANEL = 64;  // outputs whose weights lie side by side
+constexpr int64_t CHUNK = 1 << 19;  // floats of both factors of the weights' gradient at a time: in the last cache
+
+enum Level : int64_t { BEST = 0, BASELINE = 1, AVX2 = 2, AVX512 = 3 };
+
+// Transformed tiles: floats from one frequency, tile and group of channels to the next.
+struct Spectra {
+  float* data;
+  int64_t step, tile, group;
+  float* at(int64_t frequency, int64_t t, int64_t channel) const {
+    return data + frequency * step + t * tile + channel / GROUP * group + channel % GROUP;
+  }
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Memory for floats, as it comes, at the start of a cache line.
+struct Free {
+  void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+using Floats = std::unique_ptr<float[], Free>;
+inline Floats floats(int64_t count) {
+  return Floats(static_cast<float*>(::operator new[](count * sizeof(float), std::align_val_t{64})));
+}
+inline Floats zeros(int64_t count) {
+  Floats memory = floats(count);
+  std::fill_n(memory.get(), count, 0.0f);
+  return memory;
+}
+
+// Runs f(workers, parallel) on a pool, where parallel(n, job) runs job(i, worker) for all i below n.
+template <class Function>
+xla::ffi::Error on_pool(xla::ffi::ThreadPool& pool, Function f) {
+  const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
+  try {
+    f(workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& job) {
+      parallel_for(pool, workers, count, job);
+    });
+  } catch (const std::exception& error) {  // no memory: nothing else throws
+    return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
+  }
+  return xla::ffi::Error::Success();
+}
+
+inline xla::ffi::Error wrong(const std::string& what) {
+  return xla::ffi::Error::InvalidArgument("adafuse_jax: " + what);
+}
+
+}  // namespace adafuse
