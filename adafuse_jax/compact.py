@@ -109,7 +109,8 @@ class Compact:
         self.native = executed is not None
         if executed is None:
             executed = model
-        self._graph, self._weights = nnx.split(executed)
+        self._graph, weights = nnx.split(executed)
+        self._weights = jax.device_put(weights)  # once, not at each call
         self._jitted = jax.jit(lambda weights, clip: nnx.merge(self._graph, weights)(clip))
 
     def __call__(self, clip: Float[Array, "b t h w 3"]) -> Output:

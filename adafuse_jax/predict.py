@@ -113,6 +113,7 @@ def predict(path: Path, trained: Trained, execution: str = "dense") -> Predictio
 def _classifier(model: Recognizer, config: Config, data: Data):
     """Classes, cost and metrics of the views of one clip."""
     graph, weights = nnx.split(model)
+    weights = jax.device_put(weights)  # once, not at each call
 
     @jax.jit
     def run(weights, clip):

@@ -173,7 +173,8 @@ class Stream:
         if streaming.rnn is not None:
             streaming.rnn = _LSTM(streaming.rnn)
         self.num_classes = model.num_classes
-        self._graph, self._carry, self._weights = nnx.split(streaming, _Carry, ...)
+        self._graph, self._carry, weights = nnx.split(streaming, _Carry, ...)
+        self._weights = jax.device_put(weights)  # once, not at each call
         self._jitted = jax.jit(self.step)
 
     @property

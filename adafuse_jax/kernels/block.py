@@ -26,7 +26,7 @@ class Weights(NamedTuple):
     Panels are 64 outputs side by side. What there isn't has no panels.
     """
 
-    kernel1: Float[Array, "taps1 i c"]
+    kernel1: Float[Array, "c taps1 i"]
     bias1: Float[Array, " c"]
     kernel2: Float[Array, "panels2 taps2 c lanes"]
     bias2: Float[Array, " lanes2"]
@@ -58,7 +58,7 @@ def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | N
         conv3: 1x1, if there is one.
         shortcut: 1x1, if it is a convolution.
     """
-    arrays = [conv1[0].reshape(-1, *conv1[0].shape[2:]), conv1[1]]
+    arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
     arrays += panels(*conv2)
     arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
@@ -158,7 +158,7 @@ def compact_step(
 
 
 def _kernels(weights: Weights) -> tuple[int, int]:
-    return math.isqrt(weights.kernel1.shape[0]), math.isqrt(weights.kernel2.shape[1])
+    return math.isqrt(weights.kernel1.shape[1]), math.isqrt(weights.kernel2.shape[1])
 
 
 def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:

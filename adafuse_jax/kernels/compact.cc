@@ -14,8 +14,10 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -71,11 +73,25 @@ struct Row {
   int64_t out_pitch;
 };
 
+// Some outputs of a convolution of stride 1, as planes of pixels. So that a tap is one offset for all pixels, the
+// inputs are planes with a border, and the outputs have pixels there that mean nothing.
+struct Planes {
+  const float* x;
+  int64_t plane, in_features, taps;
+  const int64_t* offsets;  // of each tap
+  const float* weights;    // (outputs, taps, in)
+  const int32_t* channels; // `count` outputs
+  int64_t count;
+  float* out;
+  int64_t out_plane;       // floats, a multiple of 16
+};
+
 // The inner loops, for one kind of CPU.
 struct Code {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
+  void (*run_planes)(const Planes&);
 };
 
 #if defined(ADAFUSE_X86)
@@ -139,7 +155,7 @@ struct Block {
   int64_t batch, frames;
   Conv conv1, conv2, conv3, project;  // conv3: there is one if weights3 aren't null; project: of the shortcut
   int64_t in_features, width, middle, features;  // channels: of x, of conv1, of conv2 and of the output
-  const float *x, *weights1, *bias1;  // (B, T, H, W, in), (taps, in, width), (width)
+  const float *x, *weights1, *bias1;  // (B, T, H, W, in), (width, taps, in), (width)
   const float *weights2, *bias2;      // (panels, taps, width, 64), (panels * 64)
   const float *weights3, *bias3;      // (panels, 1, middle, 64), (panels * 64)
   // To be added before a last ReLU, where it isn't null: as `out` is laid out, or, with weights, as x is.
@@ -233,9 +249,10 @@ struct Job {
   int64_t image, panel, begin, end;  // pixels
 };
 
-// Panels of all images, cut into pieces of pixels where there are too few for all workers.
+// Panels of all images, cut into pieces of pixels where there are too few for all workers; image after image, or
+// panel after panel of all images, as `weighty` says: so that what takes more room is read once.
 template <class Panels>
-std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t workers) {
+std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t workers, bool weighty = false) {
   int64_t count = 0;
   for (int64_t i = 0; i < images; ++i) count += panels(i);
   const int64_t wanted = workers > 1 ? divide_up(2 * workers, std::max<int64_t>(count, 1)) : 1;
@@ -248,6 +265,9 @@ std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t 
         jobs.push_back({image, panel, pixels * i / pieces, pixels * (i + 1) / pieces});
       }
     }
+  }
+  if (weighty) {
+    std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.panel < b.panel; });
   }
   return jobs;
 }
@@ -273,31 +293,81 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
   }
 }
 
-// `parallel(n, f)` runs f(job, worker) for all jobs below n, where no two at a time have the same worker, below
-// `workers`.
+// 0, 1, 2, ...
+inline std::vector<int32_t> counted(int64_t count) {
+  std::vector<int32_t> numbers(count);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  return numbers;
+}
+
+// In the following `parallel(n, f)` runs f(job, worker) for all jobs below n, where no two at a time have the same
+// worker, below `workers`.
+
+constexpr int64_t FEW = 64;  // pixels; see below
+
+// The first convolution of images of few pixels, for which to lay out weights would take as long as to use them.
 template <class Parallel>
-void run_block(const Block& p, Run run, int64_t workers, Parallel parallel) {
-  const Plan all = plan(p);
-  const int64_t total = p.batch * p.frames, out_pitch = pad(p.features);
-  const int64_t taps1 = p.conv1.kernel * p.conv1.kernel, taps2 = p.conv2.kernel * p.conv2.kernel;
-  const int64_t pixels1 = p.conv1.out_height * p.conv1.out_width;
-  const int64_t pixels2 = p.conv2.out_height * p.conv2.out_width;
+void run_in_planes(const Block& p, const std::vector<Made>& images, const Code& code, Parallel parallel) {
+  constexpr int64_t AT_ONCE = 20;  // outputs
+  const Conv& conv = p.conv1;
+  const int64_t edge = conv.kernel / 2, pitch = conv.width + 2 * edge, taps = conv.kernel * conv.kernel;
+  const int64_t plane = (conv.height + 2 * edge) * pitch, pixels = pad(conv.out_height * pitch);
+  const auto total = static_cast<int64_t>(images.size());
+  std::vector<int64_t> offsets(taps);
+  for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / conv.kernel * pitch + tap % conv.kernel;
+  // Behind the last plane what the last pixels read in vain.
+  const int64_t all_planes = p.in_features * plane, beyond = pixels + offsets.back();
+  std::vector<float> planes(total * all_planes + beyond, 0.0f);
+  parallel(total, [&](int64_t image, int64_t) {
+    if (images[image].channels.empty()) return;
+    for (int64_t pixel = 0; pixel < conv.height * conv.width; ++pixel) {
+      const float* from = images[image].x + pixel * conv.pitch;
+      float* to = planes.data() + image * all_planes + (pixel / conv.width + edge) * pitch + pixel % conv.width + edge;
+      for (int64_t i = 0; i < p.in_features; ++i) to[i * plane] = from[i];
+    }
+  });
+  std::vector<std::pair<int64_t, int64_t>> jobs;  // image, first output
+  for (int64_t image = 0; image < total; ++image) {
+    const auto count = static_cast<int64_t>(images[image].channels.size());
+    for (int64_t first = 0; first < count; first += AT_ONCE) jobs.emplace_back(image, first);
+  }
+  parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) {
+    const auto [image, first] = jobs[i];
+    const Made& made = images[image];
+    const int64_t count = std::min(AT_ONCE, static_cast<int64_t>(made.channels.size()) - first);
+    std::vector<float> sums(count * pixels);
+    code.run_planes({planes.data() + image * all_planes, plane, p.in_features, taps, offsets.data(), p.weights1,
+                     made.channels.data() + first, count, sums.data(), pixels});
+    for (int64_t c = 0; c < count; ++c) {
+      const float bias = p.bias1[made.channels[first + c]];
+      for (int64_t y = 0; y < conv.out_height; ++y) {
+        for (int64_t x = 0; x < conv.out_width; ++x) {
+          const float sum = sums[c * pixels + y * pitch + x] + bias;
+          made.y[(y * conv.out_width + x) * p.conv2.pitch + first + c] = sum < 0 ? 0 : sum;  // lets NaN through
+        }
+      }
+    }
+  });
+}
+
+// The first convolution of other images.
+template <class Parallel>
+void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int64_t workers, Parallel parallel) {
+  const int64_t taps1 = p.conv1.kernel * p.conv1.kernel, pixels1 = p.conv1.out_height * p.conv1.out_width;
   const int64_t step1 = taps_at_once(p.in_features, taps1);
   const int64_t packed = step1 * p.in_features * PANEL;
-  const int64_t widest = std::max({p.in_features, pad(p.width), pad(p.middle)});
-  const std::vector<float> zeros(widest, 0.0f);
-  std::vector<int32_t> every(widest);
-  for (int64_t i = 0; i < widest; ++i) every[i] = static_cast<int32_t>(i);
+  const std::vector<float> zeros(p.in_features, 0.0f);
+  const std::vector<int32_t> every = counted(p.in_features);
   // The needed columns of the weights, one after the other; what lies beyond them is computed in vain.
   std::vector<float> packs(workers * packed, 0.0f);
 
   const auto panels1 = [&](int64_t i) {
-    return divide_up(static_cast<int64_t>(all.made[i].channels.size()), PANEL);
+    return divide_up(static_cast<int64_t>(images[i].channels.size()), PANEL);
   };
-  const std::vector<Job> jobs1 = jobs_of(static_cast<int64_t>(all.made.size()), panels1, pixels1, workers);
+  const std::vector<Job> jobs1 = jobs_of(static_cast<int64_t>(images.size()), panels1, pixels1, workers);
   parallel(static_cast<int64_t>(jobs1.size()), [&](int64_t i, int64_t worker) {
     const Job& job = jobs1[i];
-    const Made& image = all.made[job.image];
+    const Made& image = images[job.image];
     const std::vector<int32_t>& needed = image.channels;
     const int64_t first = job.panel * PANEL;
     const int64_t count = std::min<int64_t>(PANEL, static_cast<int64_t>(needed.size()) - first);
@@ -308,15 +378,36 @@ void run_block(const Block& p, Run run, int64_t workers, Parallel parallel) {
     float* y = image.y + first;
     for (int64_t tap = 0; tap < taps1; tap += step1) {
       const int64_t end = std::min(taps1, tap + step1);
-      for (int64_t row = 0; row < (end - tap) * p.in_features; ++row) {
-        const float* from = p.weights1 + (tap * p.in_features + row) * p.width;
-        for (int64_t j = 0; j < count; ++j) pack[row * PANEL + j] = from[needed[first + j]];
+      const int64_t rows = (end - tap) * p.in_features;
+      for (int64_t row = 0; row < rows; row += LANE_GROUP) {  // some at a time: what is written stays in the cache
+        for (int64_t j = 0; j < count; ++j) {
+          const float* from = p.weights1 + (needed[first + j] * taps1 + tap) * p.in_features;
+          for (int64_t k = row; k < std::min(row + LANE_GROUP, rows); ++k) pack[k * PANEL + j] = from[k];
+        }
       }
       const Panel panel{p.conv1, &source, 1, zeros.data(), pack, p.in_features, tap, end, bias,
                         tap == 0 ? nullptr : y, p.conv2.pitch, end == taps1, true, y, p.conv2.pitch};
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, LANE_GROUP)));
     }
   });
+}
+
+template <class Parallel>
+void run_block(const Block& p, const Code& code, int64_t workers, Parallel parallel) {
+  const Run run = code.run;
+  const Plan all = plan(p);
+  const int64_t total = p.batch * p.frames, out_pitch = pad(p.features);
+  const int64_t taps2 = p.conv2.kernel * p.conv2.kernel;
+  const int64_t pixels1 = p.conv1.out_height * p.conv1.out_width;
+  const int64_t pixels2 = p.conv2.out_height * p.conv2.out_width;
+  const int64_t widest = std::max({p.in_features, pad(p.width), pad(p.middle)});
+  const std::vector<float> zeros(widest, 0.0f);
+  const std::vector<int32_t> every = counted(widest);
+  if (p.conv1.stride == 1 && pixels1 <= FEW) {
+    run_in_planes(p, all.made, code, parallel);
+  } else {
+    run_in_panels(p, all.made, run, workers, parallel);
+  }
 
   // The last convolution begins with the shortcut.
   const auto finish = [&](Panel panel, const float* bias, int64_t rows, const Job& job) {
@@ -342,7 +433,8 @@ void run_block(const Block& p, Run run, int64_t workers, Parallel parallel) {
   };
 
   const std::vector<Job> jobs2 =
-      jobs_of(total, [&](int64_t) { return divide_up(p.middle, PANEL); }, pixels2, workers);
+      jobs_of(total, [&](int64_t) { return divide_up(p.middle, PANEL); }, pixels2, workers,
+              taps2 * p.width * PANEL > pixels1 * p.conv2.pitch);
   parallel(static_cast<int64_t>(jobs2.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs2[i];
     Source sources[3];
@@ -367,7 +459,8 @@ void run_block(const Block& p, Run run, int64_t workers, Parallel parallel) {
   if (p.weights3 == nullptr) return;
 
   const std::vector<Job> jobs3 =
-      jobs_of(total, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers);
+      jobs_of(total, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers,
+              p.middle * PANEL > pixels2 * p.conv3.pitch);
   parallel(static_cast<int64_t>(jobs3.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs3[i];
     const Source source{p.z + job.image * pixels2 * p.conv3.pitch, every.data(), every.data(), p.middle};
@@ -448,7 +541,7 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
     p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
     const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
     if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
-    if (!has_shape(weights1.dimensions(), {kernel1 * kernel1, p.in_features, p.width})) return wrong("weights1");
+    if (!has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) return wrong("weights1");
     if (!has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
     if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
     // What there isn't is empty.
@@ -461,7 +554,7 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
       return wrong("features: expected those of the second convolution");
     }
     if (weights_shortcut.element_count() > 0) {
-      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_shortcut");
+      if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_s");
       if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
       p.weights_shortcut = weights_shortcut.typed_data();
     } else if (shortcut.element_count() > 0) {
@@ -489,7 +582,7 @@ static ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t s
     const Code* code = choose(level);
     if (code == nullptr) return wrong("level: expected instructions that this CPU has");
     const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
-    run_block(p, code->run, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    run_block(p, *code, workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
       parallel_for(pool, workers, count, f);
     });
     return ffi::Error::Success();

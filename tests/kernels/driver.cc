@@ -70,12 +70,12 @@ double convolved(const Conv& conv, int64_t channels, int64_t row, int64_t column
 }
 
 // The clips `p`, whole or one frame after the other.
-void run_frames(const Block& p, bool one_by_one, Run run, int64_t workers, Pool& pool) {
+void run_frames(const Block& p, bool one_by_one, const Code& code, int64_t workers, Pool& pool) {
   const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
     parallel_for(pool, workers, count, f);
   };
   if (!one_by_one) {
-    run_block(p, run, workers, parallel);
+    run_block(p, code, workers, parallel);
     return;
   }
   const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
@@ -99,7 +99,7 @@ void run_frames(const Block& p, bool one_by_one, Run run, int64_t workers, Pool&
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
     step.actions_before = before.data(), step.late = late.data();
-    run_block(step, run, workers, parallel);
+    run_block(step, code, workers, parallel);
     for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
     for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
     x_before.swap(x), y_before.swap(y);
@@ -125,7 +125,7 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   p.features = third ? draw(1, 90) : p.middle;
   const int64_t how = draw(0, 2);  // no shortcut, one that is added as it is, one with a convolution
   const int64_t kernel1 = 2 * draw(0, 1) + 1, kernel2 = 2 * draw(0, 2) + 1, stride1 = draw(1, 3), stride2 = draw(1, 3);
-  const int64_t height = draw(1, 9), width = draw(1, 9);
+  const int64_t height = draw(1, 20), width = draw(1, 20);
   const int64_t h = out_size(height, kernel1, stride1), w = out_size(width, kernel1, stride1);
   p.conv1 = {height, width, p.in_features, kernel1, stride1, h, w};
   p.conv2 = {h, w, pad(p.width), kernel2, stride2, out_size(h, kernel2, stride2), out_size(w, kernel2, stride2)};
@@ -154,7 +154,7 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   if (how > 0) p.shortcut = shortcut.data();
   if (how == 2) p.weights_shortcut = weights_shortcut.data();
   const int64_t workers = draw(1, 4);
-  run_frames(p, draw(0, 1) == 1, choose(level)->run, workers, pool);
+  run_frames(p, draw(0, 1) == 1, *choose(level), workers, pool);
 
   std::vector<double> y(total * h * w * p.width);
   for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
@@ -162,7 +162,7 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
     const float* image = p.x + frame * height * width * p.in_features;
     y[i] = bias1[c] + convolved(
         p.conv1, p.in_features, pixel / w, pixel % w, [&](int64_t at, int64_t k) { return image[at * p.in_features + k]; },
-        [&](int64_t tap, int64_t k) { return weights1[(tap * p.in_features + k) * p.width + c]; });
+        [&](int64_t tap, int64_t k) { return weights1[(c * taps1 + tap) * p.in_features + k]; });
     y[i] = std::max(y[i], 0.0);
   }
   const auto panel_weight = [](const std::vector<float>& weights, int64_t taps, int64_t channels, int64_t o,
