@@ -15,9 +15,8 @@ from adafuse_jax.kernels import build, direct, winograd
 from adafuse_jax.ops import conv as ops
 
 GROUP = 16  # channels that the native code takes at a time
-MIN_CHANNELS = (
-    64  # of the outputs, for products to outweigh what gathers their factors; Winograd's also of inputs
-)
+# Of the outputs, and for Winograd of the inputs, for products to outweigh what gathers their factors.
+MIN_CHANNELS = 64
 MIN_TILES = 64  # for Winograd's products to outweigh the sums over the weights
 
 SAME = ((1, 1), (1, 1))
