@@ -18,7 +18,6 @@ minutes, with `--batches 1 4 --threads 1 2` six times as long.
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+from benchmarks import processes
+
 CLASSES, FRAMES = 174, 8
 KINDS = ("clip", "stream")
 
@@ -112,8 +112,6 @@ def compare(
 def _in_its_own_process(
     args: argparse.Namespace, framework: str, backbone: str, batch: int, threads: int, folder: str
 ) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.inference", "--measure", framework, folder]
-    command += ["--one_core"] * args.one_core
     options = {
         "backbones": backbone,
         "batches": batch,
@@ -121,18 +119,14 @@ def _in_its_own_process(
         "image_size": args.image_size,
         "steps": args.steps,
     }
-    command += [f"--{name}={value}" for name, value in options.items()]
-    command += ["--policies", *args.policies]
-    environment = dict(os.environ) | {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
-    if framework != "torch" and (torch := util.find_spec("torch")):
-        # Libraries of ours import it where they find it.
-        folders = environment.get("PYTHONPATH", "").split(os.pathsep)
-        theirs = Path(torch.origin).parent.parent
-        environment["PYTHONPATH"] = os.pathsep.join(f for f in folders if f and Path(f) != theirs)
-    out = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    return json.loads(out.splitlines()[-1])
+    arguments = ["--measure", framework, folder, *["--one_core"] * args.one_core]
+    arguments += [f"--{name}={value}" for name, value in options.items()]
+    return processes.run(
+        "benchmarks.inference",
+        [*arguments, "--policies", *args.policies],
+        torch=framework == "torch",
+        variables={"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"},
+    )
 
 
 def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:

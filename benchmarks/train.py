@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+from benchmarks import processes
+
 CLASSES, FRAMES = 174, 8
 
 
@@ -106,19 +106,10 @@ def compare(args: argparse.Namespace, frameworks: tuple[str, ...], folder: str) 
 
 
 def _in_its_own_process(args: argparse.Namespace, framework: str, model: str, folder: str) -> dict:
-    command = [sys.executable, "-m", "benchmarks.train", "--measure", framework, model, folder]
-    command += ["--one_core"] * args.one_core
-    command += ["--image_size", str(args.image_size), "--batch", str(args.batch), "--steps", str(args.steps)]
-    environment = dict(os.environ)
-    if framework != "torch" and (torch := util.find_spec("torch")):
-        # Libraries of ours import it where they find it.
-        folders = environment.get("PYTHONPATH", "").split(os.pathsep)
-        theirs = Path(torch.origin).parent.parent
-        environment["PYTHONPATH"] = os.pathsep.join(f for f in folders if f and Path(f) != theirs)
-    out = subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True
-    ).stdout
-    return json.loads(out.splitlines()[-1])
+    options = ["--image_size", str(args.image_size), "--batch", str(args.batch), "--steps", str(args.steps)]
+    options += ["--one_core"] * args.one_core
+    arguments = ["--measure", framework, model, folder, *options]
+    return processes.run("benchmarks.train", arguments, torch=framework == "torch")
 
 
 def measure(framework: str, model: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:

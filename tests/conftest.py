@@ -44,3 +44,12 @@ def clips():
     if not folder.exists():
         pytest.skip(f"no real clips at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def native():
+    """Native code, where this machine can make it."""
+    from adafuse_jax.kernels import build
+
+    if not build.load():
+        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from helpers import quick_jit
 
 from adafuse_jax.kernels import build
@@ -38,6 +39,17 @@ def assert_close(found, wanted, atol=5e-6):
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=atol * np.abs(b).max(initial=0))
+
+
+def module_gradients(function, x, channels, **options):
+    """Of an `nnx.Conv` that calls `function`: the gradients of a loss, of its parameters and of x."""
+    layer = nnx.Conv(*channels, **options, conv_general_dilated=function, rngs=nnx.Rngs(0))
+    graph, params = nnx.split(layer)
+
+    def loss(params, x):
+        return jnp.square(nnx.merge(graph, params)(x).astype(jnp.float32)).mean()
+
+    return jax.tree.leaves(quick_jit(jax.grad(loss, (0, 1)))(params, x))
 
 
 def levels_of(call):

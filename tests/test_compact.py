@@ -12,7 +12,6 @@ from helpers import filled, quick_jit
 from adafuse_jax import create_model
 from adafuse_jax.compact import Compact
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels import build
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 
 # Every kind of policy, block and shift; odd numbers of channels and pixels are in kernels/test_pair.py.
@@ -28,12 +27,6 @@ MODELS = [
 ]
 PUBLISHED = [("adafuse_tsn_r18", {}), ("adafuse_tsm_r50", {}), ("adafuse_tsn_r50", {"stride_in_1x1": True})]
 ACTIONS = ("skip", "reuse", "keep")
-
-
-@pytest.fixture
-def native():
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
 
 
 def clips(shape=(2, 4, 19, 23)):

@@ -15,7 +15,6 @@ from test_predict import CONFIG, FRAMES, SIZE, trained, workdir, write_video  # 
 from adafuse_jax import cli, flops
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import live, pipeline
-from adafuse_jax.kernels import build
 from adafuse_jax.live import Watcher
 from adafuse_jax.report import live as shown
 from adafuse_jax.train import state as states
@@ -43,9 +42,7 @@ def test_frame_by_frame_is_the_clip(watcher, trained, clip):  # noqa: F811
     assert_frame_by_frame_is_the_clip(watcher, trained, clip)
 
 
-def test_compactly_it_is_the_same(trained, clip):  # noqa: F811
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+def test_compactly_it_is_the_same(native, trained, clip):  # noqa: F811
     compact = Watcher(trained, FRAMES, "compact")
     assert_frame_by_frame_is_the_clip(compact, trained, clip)
     summary = shown.Summary(compact.dense_seconds)

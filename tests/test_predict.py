@@ -13,7 +13,6 @@ from adafuse_jax.config import Config
 from adafuse_jax.errors import UserError
 from adafuse_jax.input import pipeline, transforms
 from adafuse_jax.input.moving_shapes import CLASSES
-from adafuse_jax.kernels import build
 from adafuse_jax.predict import predict
 from adafuse_jax.train import run
 from adafuse_jax.train import state as states
@@ -153,9 +152,7 @@ def test_the_command(workdir, predicted, capsys):
 
 
 @pytest.mark.parametrize("predicted", [7], indirect=True)
-def test_compactly(workdir, trained, model, predicted, capsys):
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+def test_compactly(native, workdir, trained, model, predicted, capsys):
     clip, video, _ = predicted
     found = predict(video, trained, "compact")
     assert_is_the_models(found, trained, model, clip)

@@ -9,7 +9,6 @@ from helpers import filled, quick_jit
 
 from adafuse_jax import create_model
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels import build
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.streaming import Stream
 
@@ -30,12 +29,6 @@ COMPACT = ["adafuse_tsn_r18", "adafuse_tsn_r50"]
 
 def frames(seed=0, size=16):
     return np.random.default_rng(seed).standard_normal((2, 5, size, size, 3)).astype(np.float32)
-
-
-@pytest.fixture
-def native():
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
 
 
 def made(name, options):

@@ -41,7 +41,7 @@ class Drawn:
     def __init__(
         self, model: Recognizer, shares: Sequence[float], batch: int, num_frames: int, seed: int = 0
     ):
-        self.model, self.first = _copy(model), _copy(model)
+        self.model, self.first = nnx.clone(model), nnx.clone(model)
         sites = list(zip(_sites(self.model), _sites(self.first), strict=True))
         if not sites:
             raise UserError(
@@ -49,7 +49,7 @@ class Drawn:
                 f"{model.name!r}"
             )
         wanted, random = _of(model.actions, tuple(shares)), np.random.default_rng(seed)
-        # Biases of the first frame -> those of each, by their identity: taking a model apart keeps arrays.
+        # Biases of the first frame -> those of each, by their identity: copies of a model keep arrays.
         self._frames: dict[int, list[Array]] = {}
         for site, first in sites:
             if isinstance(site, RandomPolicy):
@@ -103,12 +103,8 @@ def _text(shares: Sequence[float]) -> str:
     return ",".join(f"{share:g}" for share in shares)
 
 
-def _copy(module: nnx.Module) -> nnx.Module:
-    return nnx.merge(*nnx.split(module))
-
-
 def _with_bias(layer: nnx.Linear, bias: Float[Array, "*b o"]) -> nnx.Linear:
     """A layer of the same kernel; sites that share theirs draw each for itself."""
-    layer = _copy(layer)
+    layer = nnx.clone(layer)
     layer.bias = nnx.Param(bias)
     return layer

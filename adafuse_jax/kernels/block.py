@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int8
 
-from adafuse_jax.errors import UserError, unknown
+from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import costs
 
@@ -108,7 +107,7 @@ def compact_block(
         channels: outputs of the second convolution, m, and of the block, o.
         strides: of the first two convolutions.
         shortcut: to add; where the weights have a convolution for it, its input, of the shape of x.
-        level: instructions to use, of `LEVELS`.
+        level: instructions to use, of `build.LEVELS`.
 
     Raises:
         UserError: for another level, type of x or number of the shortcut's channels.
@@ -146,7 +145,7 @@ def compact_step(
         channels: see `compact_block`.
         strides: of the first two convolutions.
         shortcut: to add.
-        level: instructions to use, of `LEVELS`.
+        level: instructions to use, of `build.LEVELS`.
 
     Raises:
         UserError: for another level, type of x or number of the shortcut's channels.
@@ -181,12 +180,7 @@ def filled(channels: int) -> int:
 
 def _call(x, weights, actions, before, channels, strides, shortcut, level):
     """The output, and the columns between the first two convolutions."""
-    if level not in LEVELS:
-        raise unknown("level", level, LEVELS)
-    if x.dtype != jnp.float32:
-        raise UserError(f"x: expected float32, found {x.dtype}")
-    if not build.load():
-        raise RuntimeError("compact execution: no native code, see the log")
+    level = build.checked(x, level)
     middle, features = channels
     between, size = _between(x, weights, strides), _sizes(x, weights, strides)[1]
     if shortcut is None:
@@ -210,7 +204,7 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
         "stride2": strides[1],
         "middle": middle,
         "features": features,
-        "level": LEVELS.index(level),
+        "level": level,
     }
     numbers = {name: np.int64(n) for name, n in numbers.items()}
     out, y, *_ = call(x, *weights, actions, shortcut, *before, **numbers)

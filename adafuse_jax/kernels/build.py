@@ -17,6 +17,11 @@ import threading
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from adafuse_jax.errors import UserError, unknown
 
 _UNITS = "compact.cc", "direct.cc", "winograd.cc"
 _HEADERS = "common.h", "filter.h", "levels.h", "parallel.h", "products.h", "rows.h", "stem.h", "tile.h"
@@ -54,6 +59,22 @@ def load() -> bool:
     """
     with _lock:
         return _load()
+
+
+def checked(x: Array, level: str) -> np.int64:
+    """The number of a level, for a call of the native code that reads x.
+
+    Raises:
+        UserError: for another level than those of `LEVELS`, or x of another type than float32.
+        RuntimeError: without native code.
+    """
+    if level not in LEVELS:
+        raise unknown("level", level, LEVELS)
+    if x.dtype != jnp.float32:
+        raise UserError(f"x: expected float32, found {x.dtype}")
+    if not load():
+        raise RuntimeError("compact execution: no native code, see the log")
+    return np.int64(LEVELS.index(level))
 
 
 @functools.cache

@@ -101,7 +101,7 @@ struct Block {
   // To be added before a last ReLU, where it isn't null: as `out` is laid out, or, with weights, as x is.
   const float *shortcut, *weights_shortcut;  // (panels, 1, in, 64)
   const int8_t* actions;              // (B, T, width)
-  float *y, *z, *out;                 // after conv1, after conv2 if there is a conv3, and after all; see below
+  float *y, *z, *out;                 // after conv1, after conv2 if there is a conv3, and after all
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
@@ -216,7 +216,7 @@ inline int64_t taps_at_once(int64_t rows_a_tap, int64_t taps) {
   return std::max<int64_t>(1, std::min(taps, CACHED / (std::max<int64_t>(rows_a_tap, 1) * PANEL)));
 }
 
-// What a worker does next: a panel of some pixels, over all taps. `rows` of the weights are read at each tap.
+// A job's panel over all taps. `rows` of the weights are read at each tap.
 inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t outputs) {
   const int64_t taps = panel.conv.kernel * panel.conv.kernel, step = taps_at_once(rows, taps);
   const bool last = panel.last;
@@ -292,20 +292,20 @@ void run_in_planes(const Block& p, const std::vector<Made>& images, const Loops&
 // The first convolution of other images.
 template <class Parallel>
 void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int64_t workers, Parallel parallel) {
-  const int64_t taps1 = p.conv1.kernel * p.conv1.kernel, pixels1 = p.conv1.out_height * p.conv1.out_width;
-  const int64_t step1 = taps_at_once(p.in_features, taps1);
-  const int64_t packed = step1 * p.in_features * PANEL;
+  const int64_t taps = p.conv1.kernel * p.conv1.kernel, pixels = p.conv1.out_height * p.conv1.out_width;
+  const int64_t step = taps_at_once(p.in_features, taps);
+  const int64_t packed = step * p.in_features * PANEL;
   const std::vector<float> zeros(p.in_features, 0.0f);
   const std::vector<int32_t> every = counted(p.in_features);
   // The needed columns of the weights, one after the other; what lies beyond them is computed in vain.
   std::vector<float> packs(workers * packed, 0.0f);
 
-  const auto panels1 = [&](int64_t i) {
+  const auto panels = [&](int64_t i) {
     return divide_up(static_cast<int64_t>(images[i].channels.size()), PANEL);
   };
-  const std::vector<Job> jobs1 = jobs_of(static_cast<int64_t>(images.size()), panels1, pixels1, workers);
-  parallel(static_cast<int64_t>(jobs1.size()), [&](int64_t i, int64_t worker) {
-    const Job& job = jobs1[i];
+  const std::vector<Job> jobs = jobs_of(static_cast<int64_t>(images.size()), panels, pixels, workers);
+  parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t worker) {
+    const Job& job = jobs[i];
     const Made& image = images[job.image];
     const std::vector<int32_t>& needed = image.channels;
     const int64_t first = job.panel * PANEL;
@@ -315,17 +315,17 @@ void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int
     for (int64_t j = 0; j < count; ++j) bias[j] = p.bias1[needed[first + j]];
     const Source source{image.x, every.data(), every.data(), p.in_features};
     float* y = image.y + first;
-    for (int64_t tap = 0; tap < taps1; tap += step1) {
-      const int64_t end = std::min(taps1, tap + step1);
+    for (int64_t tap = 0; tap < taps; tap += step) {
+      const int64_t end = std::min(taps, tap + step);
       const int64_t rows = (end - tap) * p.in_features;
       for (int64_t row = 0; row < rows; row += GROUP) {  // some at a time: what is written stays in the cache
         for (int64_t j = 0; j < count; ++j) {
-          const float* from = p.weights1 + (needed[first + j] * taps1 + tap) * p.in_features;
+          const float* from = p.weights1 + (needed[first + j] * taps + tap) * p.in_features;
           for (int64_t k = row; k < std::min(row + GROUP, rows); ++k) pack[k * PANEL + j] = from[k];
         }
       }
       const Panel panel{p.conv1, &source, 1, zeros.data(), pack, p.in_features, tap, end, bias,
-                        tap == 0 ? nullptr : y, p.conv2.pitch, end == taps1, true, y, p.conv2.pitch};
+                        tap == 0 ? nullptr : y, p.conv2.pitch, end == taps, true, y, p.conv2.pitch};
       run(panel, job.begin, job.end, static_cast<int>(divide_up(count, GROUP)));
     }
   });
@@ -431,11 +431,11 @@ bool has_shape(ffi::Span<const int64_t> found, const Expected& expected) {
 }
 
 ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
-                                int64_t stride2, int64_t middle, int64_t features, int64_t level, Input x,
-                                Input weights1, Input bias1, Input weights2, Input bias2, Input weights3,
-                                Input bias3, Input weights_shortcut, Bytes actions, Input shortcut,
-                                Input x_before, Input y_before, Bytes actions_before, Output out, Output y,
-                                Output z, Output late) {
+                         int64_t stride2, int64_t middle, int64_t features, int64_t level, Input x,
+                         Input weights1, Input bias1, Input weights2, Input bias2, Input weights3,
+                         Input bias3, Input weights_shortcut, Bytes actions, Input shortcut,
+                         Input x_before, Input y_before, Bytes actions_before, Output out, Output y,
+                         Output z, Output late) {
   const auto dims = x.dimensions();
   if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
   Block p{};
@@ -500,7 +500,7 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
 }
 
 ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t features, int64_t pool_,
-                       int64_t level, Input x, Input weights, Input bias, Output out) {
+                int64_t level, Input x, Input weights, Input bias, Output out) {
   const auto dims = x.dimensions();
   if (dims.size() != 4) return wrong("x: expected (N, H, W, C)");
   if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernel: expected odd, 1 to 31");

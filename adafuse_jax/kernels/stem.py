@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import filled, panels
-from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import costs
 
 TARGET = "adafuse_jax_stem"
@@ -48,18 +46,13 @@ def compact_stem(
         features: outputs of the convolution, o.
         stride: of the convolution.
         pool: whether to pool.
-        level: instructions to use, of `LEVELS`.
+        level: instructions to use, of `build.LEVELS`.
 
     Raises:
         UserError: for another level or type of x.
         RuntimeError: without native code (`build.load`).
     """
-    if level not in LEVELS:
-        raise unknown("level", level, LEVELS)
-    if x.dtype != jnp.float32:
-        raise UserError(f"x: expected float32, found {x.dtype}")
-    if not build.load():
-        raise RuntimeError("compact execution: no native code, see the log")
+    level = build.checked(x, level)
     kernel = weights.kernel.shape[1]
     size = [costs.conv_out(s, kernel, stride, kernel // 2) for s in x.shape[1:3]]
     if pool:
@@ -70,6 +63,6 @@ def compact_stem(
         "stride": stride,
         "features": features,
         "pool": pool,
-        "level": LEVELS.index(level),
+        "level": level,
     }
     return call(x, *weights, **{name: np.int64(n) for name, n in numbers.items()})[..., :features]

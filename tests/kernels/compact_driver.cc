@@ -3,12 +3,7 @@
 
 #include "compact.cc"
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-
-#include "pool.h"
+#include "driver.h"
 
 namespace {
 
@@ -66,17 +61,8 @@ void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t wor
 }
 
 // A clip of a random shape, drawn by `seed`; returns whether it comes out right.
-bool correct(unsigned seed, int64_t level, Pool& pool) {
-  std::mt19937 random(seed);
-  const auto draw = [&](int from, int to) -> int64_t {
-    return std::uniform_int_distribution<int>(from, to)(random);
-  };
-  std::normal_distribution<float> normal;
-  const auto filled = [&](int64_t n) {
-    std::vector<float> values(n);
-    for (float& value : values) value = normal(random);
-    return values;
-  };
+bool correct_block(unsigned seed, int64_t level, Pool& pool) {
+  Draw draw(seed);
   Block p{};
   p.batch = draw(1, 2), p.frames = draw(1, 4), p.in_features = draw(1, 20);
   p.width = draw(1, 150), p.middle = draw(1, 90);
@@ -93,12 +79,12 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
   const int64_t taps1 = kernel1 * kernel1, taps2 = kernel2 * kernel2;
   const int64_t panels2 = divide_up(p.middle, PANEL), panels = divide_up(p.features, PANEL);
   const int64_t total = p.batch * p.frames, out_pixels = p.conv2.out_height * p.conv2.out_width;
-  const auto x = filled(total * height * width * p.in_features);
-  const auto weights1 = filled(taps1 * p.in_features * p.width), bias1 = filled(p.width);
-  const auto weights2 = filled(panels2 * taps2 * p.width * PANEL), bias2 = filled(panels2 * PANEL);
-  const auto weights3 = filled(panels * p.middle * PANEL), bias3 = filled(panels * PANEL);
-  const auto weights_shortcut = filled(panels * p.in_features * PANEL);
-  const auto shortcut = how == 2 ? x : filled(total * out_pixels * pad(p.features));
+  const auto x = draw.values(total * height * width * p.in_features);
+  const auto weights1 = draw.values(taps1 * p.in_features * p.width), bias1 = draw.values(p.width);
+  const auto weights2 = draw.values(panels2 * taps2 * p.width * PANEL), bias2 = draw.values(panels2 * PANEL);
+  const auto weights3 = draw.values(panels * p.middle * PANEL), bias3 = draw.values(panels * PANEL);
+  const auto weights_shortcut = draw.values(panels * p.in_features * PANEL);
+  const auto shortcut = how == 2 ? x : draw.values(total * out_pixels * pad(p.features));
   // Every third clip has one action alone.
   const int64_t alone = draw(0, 8);
   std::vector<int8_t> actions(total * p.width);
@@ -159,7 +145,7 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
     if (how > 0) expected = std::max(expected, 0.0);
     const double found = out[(frame * out_pixels + pixel) * pad(p.features) + o];
     if (!(std::abs(found - expected) <= 1e-3 + 1e-4 * std::abs(expected))) {
-      std::printf("seed %u, level %d: expected %g, found %g\n", seed, static_cast<int>(level), expected, found);
+      std::printf("a block: expected %g, found %g\n", expected, found);
       return false;
     }
   }
@@ -168,24 +154,15 @@ bool correct(unsigned seed, int64_t level, Pool& pool) {
 
 // The same of a network's first layers.
 bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
-  std::mt19937 random(seed);
-  const auto draw = [&](int from, int to) -> int64_t {
-    return std::uniform_int_distribution<int>(from, to)(random);
-  };
-  std::normal_distribution<float> normal;
-  const auto filled = [&](int64_t n) {
-    std::vector<float> values(n);
-    for (float& value : values) value = normal(random);
-    return values;
-  };
+  Draw draw(seed);
   Stem s{};
   s.images = draw(1, 3), s.features = draw(1, 90), s.pool = draw(0, 1) == 1;
   const int64_t height = draw(1, 20), width = draw(1, 20), channels = draw(1, 4);
   const int64_t kernel = 2 * draw(0, 3) + 1, stride = draw(1, 3);
   s.conv = {height, width, channels, kernel, stride, out_size(height, kernel, stride), out_size(width, kernel, stride)};
   const int64_t panels = divide_up(s.features, PANEL), taps = kernel * kernel;
-  const auto x = filled(s.images * height * width * channels);
-  const auto weights = filled(panels * taps * channels * PANEL), bias = filled(panels * PANEL);
+  const auto x = draw.values(s.images * height * width * channels);
+  const auto weights = draw.values(panels * taps * channels * PANEL), bias = draw.values(panels * PANEL);
   std::vector<float> out(s.images * s.height() * s.width() * pad(s.features), NAN);
   s.x = x.data(), s.weights = weights.data(), s.bias = bias.data(), s.out = out.data();
   const int64_t workers = draw(1, 4);
@@ -211,7 +188,7 @@ bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
     }
     const double found = out[((image * s.height() + row) * s.width() + at) * pad(s.features) + o];
     if (!(std::abs(found - expected) <= 1e-3 + 1e-4 * std::abs(expected))) {
-      std::printf("stem, seed %u, level %d: expected %g, found %g\n", seed, static_cast<int>(level), expected, found);
+      std::printf("a stem: expected %g, found %g\n", expected, found);
       return false;
     }
   }
@@ -220,24 +197,9 @@ bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
 
 }  // namespace
 
-// The argument: how many clips each of three threads runs with each kind of instructions.
 int main(int argc, char** argv) {
-  const int clips = argc > 1 ? std::atoi(argv[1]) : 12;
-  Pool pool(3);
-  std::atomic<bool> all{true};
-  for (int64_t level = BEST; level <= AVX512; ++level) {
-    if (choose(level) == nullptr) continue;
-    std::vector<std::thread> callers;
-    for (unsigned caller = 0; caller < 3; ++caller) {
-      callers.emplace_back([&, caller] {
-        for (int i = 0; i < clips; ++i) {
-          if (!correct(1000 * caller + i, level, pool)) all = false;
-          if (!correct_stem(1000 * caller + i, level, pool)) all = false;
-        }
-      });
-    }
-    for (std::thread& caller : callers) caller.join();
-  }
-  std::puts(all ? "all correct" : "wrong");
-  return all ? 0 : 1;
+  return all_correct(argc, argv, [](int64_t level) { return choose(level) != nullptr; },
+                     [](unsigned seed, int64_t level, Pool& pool) {
+                       return correct_block(seed, level, pool) && correct_stem(seed, level, pool);
+                     });
 }

@@ -1,4 +1,4 @@
-// What the drivers of winograd.cc and direct.cc share: random problems, comparisons, and the threads that solve them.
+// What the drivers of the native code share: random problems, comparisons, and the threads that solve them.
 
 #pragma once
 

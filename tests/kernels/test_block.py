@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import before_first, codes, compact_block, compact_step, pack
 from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
@@ -19,10 +18,7 @@ from adafuse_jax.ops import actions as act
 SKIP, REUSE, KEEP = range(3)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def native():
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+pytestmark = pytest.mark.usefixtures("native")
 
 
 @functools.cache

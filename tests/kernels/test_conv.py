@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convolutions import NAMES, SAME, assert_close, drawn, expected, problem, xla
-from flax import nnx
+from convolutions import NAMES, SAME, assert_close, drawn, expected, module_gradients, problem, xla
 from helpers import quick_jit
 
 from adafuse_jax.kernels import build, conv
@@ -42,15 +41,8 @@ def test_modules_compute_the_same(native, channels, options, dtype, used, monkey
             return way(*arguments, **rest)
 
         monkeypatch.setattr(module, name, noted)
-    results = []
-    for function in (conv.conv, jax.lax.conv_general_dilated):
-        layer = nnx.Conv(*channels, **options, conv_general_dilated=function, dtype=dtype, rngs=nnx.Rngs(0))
-        graph, params = nnx.split(layer)
-
-        def loss(params, x, graph=graph):
-            return jnp.square(nnx.merge(graph, params)(x).astype(jnp.float32)).mean()
-
-        results.append(jax.tree.leaves(quick_jit(jax.grad(loss, (0, 1)))(params, x)))
+    ways = (conv.conv, jax.lax.conv_general_dilated)
+    results = [module_gradients(way, x, channels, dtype=dtype, **options) for way in ways]
     assert set(taken) == ({used} if used else set())
     assert_close(*([np.asarray(a, np.float32) for a in r] for r in results), atol=1e-5)
 

@@ -9,16 +9,11 @@ from hypothesis import strategies as st
 from jax import lax
 
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels import build
 from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.ops.pooling import max_pool
 
-
-@pytest.fixture(scope="module", autouse=True)
-def native():
-    if not build.load():
-        pytest.skip("no native code on this machine: it has no C++ compiler that can make it")
+pytestmark = pytest.mark.usefixtures("native")
 
 
 def expected(x, kernel, bias, stride, pool):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from convolutions import drawn, module_gradients
 from helpers import quick_jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,11 +14,6 @@ from hypothesis import strategies as st
 from adafuse_jax.ops import conv
 
 xla = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def drawn(seed, *shapes):
-    random = np.random.default_rng(seed)
-    return [jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes]
 
 
 def with_gradients(function):
@@ -93,14 +88,7 @@ def test_modules_compute_the_same(channels, options, dtype, used, monkeypatch):
         monkeypatch.setattr(
             conv, name, lambda *a, way=way, name=name, **o: taken.append(name) or way(*a, **o)
         )
-    results = []
-    for function in (conv.conv, jax.lax.conv_general_dilated):
-        layer = nnx.Conv(*channels, **options, conv_general_dilated=function, dtype=dtype, rngs=nnx.Rngs(0))
-        graph, params = nnx.split(layer)
-
-        def loss(params, x, graph=graph):
-            return jnp.square(nnx.merge(graph, params)(x).astype(jnp.float32)).mean()
-
-        results.append(jax.tree.leaves(quick_jit(jax.grad(loss, (0, 1)))(params, x)))
+    ways = (conv.conv, jax.lax.conv_general_dilated)
+    results = [module_gradients(way, x, channels, dtype=dtype, **options) for way in ways]
     assert taken == ([used] if used else [])
     assert_close(*([np.asarray(a, np.float32) for a in r] for r in results))
