@@ -74,7 +74,8 @@ def test_clips_that_vanish_stop_the_run(folders, tmp_path, monkeypatch, idle_ste
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setattr(loop, "Evaluator", lambda *_: lambda *_: {"loss": 1.0, "top1": 0.0})
     with pytest.MonkeyPatch.context() as patch:
-        at(patch, 4, lambda: path.parent.rename(elsewhere))
+        # After the evaluation at 3; two batches are read ahead, so that one before that at 6 can't be read.
+        at(patch, 3, lambda: path.parent.rename(elsewhere))
         with pytest.raises(UserError, match=r"1 of 24 clips can't be read, .* the last is .*clip\d+") as info:
             loop.train(values, tmp_path / "run")
     assert "\n" not in str(info.value)
