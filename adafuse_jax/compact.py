@@ -45,7 +45,9 @@ class Block(nnx.Module):
         self.strides = tuple(stride for _, stride in block.geometry[:2])
         third = folded(block.conv3, block.bn3) if len(block.geometry) == 3 else None
         project = block.downsample_conv and folded(block.downsample_conv, block.downsample_bn)
-        weights = pack(folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project)
+        weights = pack(
+            folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project, self.strides
+        )
         self.weights = _Weight(weights)
 
     def policy(

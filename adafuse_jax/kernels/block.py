@@ -48,7 +48,13 @@ class Before(NamedTuple):
     actions: Int8[Array, "b c"]
 
 
-def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | None = None) -> Weights:
+def pack(
+    conv1: Conv,
+    conv2: Conv,
+    conv3: Conv | None = None,
+    shortcut: Conv | None = None,
+    strides: tuple[int, int] = (1, 1),
+) -> Weights:
     """Lays weights out.
 
     Args:
@@ -57,7 +63,12 @@ def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | N
         conv3: 1x1, if there is one.
         shortcut: 1x1, if it is a convolution.
     """
-    arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
+    if _filters(conv1[0], strides[0]):
+        arrays = [np.moveaxis(filtered(conv1[0]), 2, 1), conv1[1]]
+    else:
+        arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
+    if _filters(conv2[0], strides[1]):
+        conv2 = filtered(conv2[0])[None], conv2[1]
     arrays += panels(*conv2)
     arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
@@ -67,6 +78,19 @@ def pack(conv1: Conv, conv2: Conv, conv3: Conv | None = None, shortcut: Conv | N
         arrays[5 if conv3 else 3] = arrays[5 if conv3 else 3] + bias
         arrays.append(kernel)
     return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
+
+
+def _filters(kernel: Float[np.ndarray, "k l i o"], stride: int) -> bool:
+    return kernel.shape[:2] == (3, 3) and stride == 1 and kernel.shape[3] < 512
+
+
+# Winograd's F(4x4, 3x3), for the points 0, 1, -1, 2, -2 and infinity.
+_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+
+
+def filtered(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "36 i o"]:
+    """G w G^T."""
+    return np.einsum("fy,gx,yxio->fgio", _G, _G, kernel).reshape(36, *kernel.shape[2:])
 
 
 def panels(
@@ -157,7 +181,8 @@ def compact_step(
 
 
 def _kernels(weights: Weights) -> tuple[int, int]:
-    return math.isqrt(weights.kernel1.shape[1]), math.isqrt(weights.kernel2.shape[1])
+    taps1 = weights.kernel1.shape[0 if weights.kernel1.shape[1] == len(weights.bias1) else 1]
+    return tuple(3 if taps == 36 else math.isqrt(taps) for taps in (taps1, weights.kernel2.shape[1]))
 
 
 def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:

@@ -72,12 +72,20 @@ struct Planes {
   int64_t out_plane;       // floats, a multiple of 16
 };
 
+#include "tiles.h"
+
 // The inner loops, for one kind of CPU.
 struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
   void (*run_planes)(const Planes&);
+  void (*inputs)(const Tiles&, int64_t, int64_t, const Spectrum&);
+  void (*inputs_turned)(const Tiles&, int64_t, int64_t, const Spectrum&);
+  void (*turned)(const TurnedProduct&);
+  void (*outputs_turned)(const Spectrum&, int64_t, const float*, const Tiles&, int64_t, int64_t, float*, int64_t);
+  void (*product)(const Product&);
+  void (*outputs_of)(const Spectrum&, const Tiles&, int64_t, int64_t, const Finish&);
 };
 
 #define KERNELS "tile.h"
@@ -105,6 +113,8 @@ struct Block {
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
+  // Whether conv1 and conv2 are filtered; their weights are (36, width, in) and (panels, 36, width, 64) then.
+  bool filtered1, filtered2;
 };
 
 inline int64_t pad(int64_t channels) { return divide_up(channels, GROUP) * GROUP; }
@@ -331,6 +341,8 @@ void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int
   });
 }
 
+#include "filtered.h"
+
 template <class Parallel>
 void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel) {
   const Run run = loops.run;
@@ -342,12 +354,23 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   const int64_t widest = std::max({p.in_features, pad(p.width), pad(p.middle)});
   const std::vector<float> zeros(widest, 0.0f);
   const std::vector<int32_t> every = counted(widest);
-  if (p.conv1.stride == 1 && pixels1 <= FEW) {
+  if (p.filtered1) {
+    filter_columns(p, all.made, loops, workers, parallel);
+  } else if (p.conv1.stride == 1 && pixels1 <= FEW) {
     run_in_planes(p, all.made, loops, parallel);
   } else {
     run_in_panels(p, all.made, run, workers, parallel);
   }
 
+  // The shortcut's convolution, into the output.
+  const auto project = [&](const Job& job) {
+    const int64_t first = job.panel * PANEL;
+    const float* x = p.shortcut + job.image * p.project.height * p.project.width * p.in_features;
+    const Source source{x, every.data(), every.data(), p.in_features};
+    convolve(run, Panel{p.project, &source, 1, zeros.data(), p.weights_shortcut + first * p.in_features, p.in_features,
+                        0, 1, nullptr, nullptr, 0, false, false, p.out + job.image * pixels2 * out_pitch + first,
+                        out_pitch}, p.in_features, job, std::min<int64_t>(PANEL, p.features - first));
+  };
   // The last convolution begins with the shortcut.
   const auto finish = [&](Panel panel, const float* bias, int64_t rows, const Job& job) {
     const int64_t first = job.panel * PANEL, outputs = std::min<int64_t>(PANEL, p.features - first);
@@ -356,49 +379,52 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
     panel.bias = bias + first;
     panel.last = true;
     panel.relu = p.shortcut != nullptr;
-    if (p.shortcut != nullptr && p.weights_shortcut == nullptr) {
-      panel.initial = p.shortcut + job.image * pixels2 * out_pitch + first;
-      panel.initial_pitch = out_pitch;
-    } else if (p.shortcut != nullptr) {
-      const float* x = p.shortcut + job.image * p.project.height * p.project.width * p.in_features;
-      const Source source{x, every.data(), every.data(), p.in_features};
-      const float* weights = p.weights_shortcut + job.panel * p.in_features * PANEL;
-      convolve(run, Panel{p.project, &source, 1, zeros.data(), weights, p.in_features, 0, 1, nullptr, nullptr, 0,
-                          false, false, panel.out, out_pitch}, p.in_features, job, outputs);
-      panel.initial = panel.out;
+    if (p.shortcut != nullptr) {
+      if (p.weights_shortcut != nullptr) project(job);
+      const float* initial = p.weights_shortcut != nullptr ? p.out : p.shortcut;
+      panel.initial = initial + job.image * pixels2 * out_pitch + first;
       panel.initial_pitch = out_pitch;
     }
     convolve(run, panel, rows, job, outputs);
   };
+  const auto panels_of = [&](int64_t outputs) { return [=](int64_t) { return divide_up(outputs, PANEL); }; };
 
-  const std::vector<Job> jobs2 =
-      jobs_of(total, [&](int64_t) { return divide_up(p.middle, PANEL); }, pixels2, workers,
-              taps2 * p.width * PANEL > pixels1 * p.conv2.pitch);
-  parallel(static_cast<int64_t>(jobs2.size()), [&](int64_t i, int64_t) {
-    const Job& job = jobs2[i];
-    Source sources[3];
-    int num_sources = 0;
-    int64_t read = 0;
-    for (const Read& from : all.read[job.image]) {
-      const auto count = static_cast<int64_t>(from.channels.size());
-      if (count > 0) sources[num_sources++] = {from.y, from.columns.data(), from.channels.data(), count};
-      read += count;
+  if (p.filtered2) {
+    if (p.weights3 == nullptr && p.weights_shortcut != nullptr) {
+      const std::vector<Job> jobs = jobs_of(total, panels_of(p.features), pixels2, workers);
+      parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) { project(jobs[i]); });
     }
-    const int64_t first = job.panel * PANEL;
-    const float* weights = p.weights2 + job.panel * taps2 * p.width * PANEL;
-    Panel panel{p.conv2, sources, num_sources, zeros.data(), weights, p.width, 0, 0, p.bias2 + first,
-                nullptr, 0, true, true, nullptr, p.conv3.pitch};
-    if (p.weights3 == nullptr) {
-      finish(panel, p.bias2, read, job);
-    } else {
-      panel.out = p.z + job.image * pixels2 * p.conv3.pitch + first;
-      convolve(run, panel, read, job, std::min<int64_t>(PANEL, p.middle - first));
-    }
-  });
+    filter_sources(p, all.read, loops, workers, parallel);
+  } else {
+    const std::vector<Job> jobs2 =
+        jobs_of(total, panels_of(p.middle), pixels2, workers,
+                taps2 * p.width * PANEL > pixels1 * p.conv2.pitch);
+    parallel(static_cast<int64_t>(jobs2.size()), [&](int64_t i, int64_t) {
+      const Job& job = jobs2[i];
+      Source sources[3];
+      int num_sources = 0;
+      int64_t read = 0;
+      for (const Read& from : all.read[job.image]) {
+        const auto count = static_cast<int64_t>(from.channels.size());
+        if (count > 0) sources[num_sources++] = {from.y, from.columns.data(), from.channels.data(), count};
+        read += count;
+      }
+      const int64_t first = job.panel * PANEL;
+      const float* weights = p.weights2 + job.panel * taps2 * p.width * PANEL;
+      Panel panel{p.conv2, sources, num_sources, zeros.data(), weights, p.width, 0, 0, p.bias2 + first,
+                  nullptr, 0, true, true, nullptr, p.conv3.pitch};
+      if (p.weights3 == nullptr) {
+        finish(panel, p.bias2, read, job);
+      } else {
+        panel.out = p.z + job.image * pixels2 * p.conv3.pitch + first;
+        convolve(run, panel, read, job, std::min<int64_t>(PANEL, p.middle - first));
+      }
+    });
+  }
   if (p.weights3 == nullptr) return;
 
   const std::vector<Job> jobs3 =
-      jobs_of(total, [&](int64_t) { return divide_up(p.features, PANEL); }, pixels2, workers,
+      jobs_of(total, panels_of(p.features), pixels2, workers,
               p.middle * PANEL > pixels2 * p.conv3.pitch);
   parallel(static_cast<int64_t>(jobs3.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs3[i];
@@ -456,8 +482,14 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
   p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
   const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
   if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
-  if (!has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) return wrong("weights1");
-  if (!has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) return wrong("weights2");
+  p.filtered1 = kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {FREQUENCIES, p.width, p.in_features});
+  if (!p.filtered1 && !has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) {
+    return wrong("weights1");
+  }
+  p.filtered2 = kernel2 == 3 && stride2 == 1 && has_shape(weights2.dimensions(), {panels2, FREQUENCIES, p.width, PANEL});
+  if (!p.filtered2 && !has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) {
+    return wrong("weights2");
+  }
   if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
   // What there isn't is empty.
   if (weights3.element_count() > 0) {

@@ -197,4 +197,7 @@ TARGET static void plane_pixels(const Planes& p, int64_t pixel) {
 
 TARGET static void run_planes(const Planes& p) { plane_pixels<VECTORS>(p, 0); }
 
-static constexpr Loops LOOPS{run, run_row, larger, run_planes};
+#include "minimal.h"
+
+static constexpr Loops LOOPS{run,    run_row,       larger, run_planes,    inputs,
+                             inputs_turned, turned, outputs_turned, product, outputs_of};

@@ -99,7 +99,7 @@ def test_a_block_is_its_parts(data):
         added = convolved(x, *project, strides[0] * strides[1]) if project else shortcut
         wanted = np.maximum(wanted + added, 0)
         shortcut = jnp.asarray(shortcut)
-    weights = pack(arrays[:2], arrays[2:], conv3, project)
+    weights = pack(arrays[:2], arrays[2:], conv3, project, strides)
     x, actions = jnp.asarray(x), jnp.asarray(actions)
     rest = (m, o), strides, shortcut, level
     assert_same(compact_block(x, weights, actions, *rest), wanted)

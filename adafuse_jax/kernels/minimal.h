@@ -1,0 +1,268 @@
+// The loops of filtered.h: transforms and products of Winograd's F(4x4, 3x3). Included by tile.h, which see.
+
+typedef float Half __attribute__((vector_size(8 * sizeof(float))));  // tiles come in groups of 8
+
+template <class V = Vector>
+TARGET static inline V load(const float* from) {
+  V x;
+  __builtin_memcpy(&x, from, sizeof(V));
+  return x;
+}
+
+template <class V>
+TARGET static inline void store(float* to, V x) {
+  __builtin_memcpy(to, &x, sizeof(V));
+}
+
+// B^T d.
+TARGET static inline void of_inputs(const Vector (&d)[6], Vector (&t)[6]) {
+  const Vector even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
+  const Vector near = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
+  t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
+  t[1] = even + odd, t[2] = even - odd, t[3] = near + far, t[4] = near - far;
+  t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
+}
+
+// A^T m.
+TARGET static inline void to_outputs(const Vector (&m)[6], Vector (&y)[4]) {
+  const Vector sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+  y[0] = m[0] + sum + sum2;
+  y[1] = difference + 2.0f * difference2;
+  y[2] = sum + 4.0f * sum2;
+  y[3] = difference + 8.0f * difference2 + m[5];
+}
+
+// V = B^T x B of the vector of channels at `c` of a tile; `step` floats from one frequency to the next.
+TARGET static inline void transform(const float* const* in, int64_t c, int64_t channels, float* v, int64_t step) {
+  Vector half[6][6];
+  for (int j = 0; j < 6; ++j) {
+    Vector d[6], t[6];
+    for (int i = 0; i < 6; ++i) {
+      if (c + LANES <= channels) {
+        d[i] = load(in[6 * i + j] + c);
+      } else {
+        float some[LANES] = {0.0f};
+        for (int64_t k = c; k < channels; ++k) some[k - c] = in[6 * i + j][k];
+        d[i] = load(some);
+      }
+    }
+    of_inputs(d, t);
+    for (int i = 0; i < 6; ++i) half[i][j] = t[i];
+  }
+  for (int i = 0; i < 6; ++i) {
+    Vector t[6];
+    of_inputs(half[i], t);
+    for (int j = 0; j < 6; ++j) store(v + (6 * i + j) * step, t[j]);
+  }
+}
+
+// Y = A^T M A.
+TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[4][4]) {
+  Vector half[4][6];
+  for (int j = 0; j < 6; ++j) {
+    Vector column[6], t[4];
+    for (int i = 0; i < 6; ++i) column[i] = load(m + (6 * i + j) * step);
+    to_outputs(column, t);
+    for (int i = 0; i < 4; ++i) half[i][j] = t[i];
+  }
+  for (int i = 0; i < 4; ++i) to_outputs(half[i], y[i]);
+}
+
+TARGET static inline Vector positive(Vector x) {  // by a mask that lets NaN through
+  return (Vector)((Mask)x & ~(Mask)(x < Vector{}));
+}
+
+// Both halves of two vectors, after whose exchange every second block of `S` lanes is the other's.
+template <int S>
+TARGET static inline void exchange(Vector& a, Vector& b) {
+#if defined(__clang__)
+  const Vector x = a, y = b;
+  for (int i = 0; i < LANES; ++i) {
+    a[i] = i & S ? y[i - S] : x[i];
+    b[i] = i & S ? y[i] : x[i + S];
+  }
+#else
+  Mask first, second;
+  for (int i = 0; i < LANES; ++i) {
+    first[i] = i & S ? LANES + i - S : i;
+    second[i] = i & S ? LANES + i : i + S;
+  }
+  const Vector x = a;
+  a = __builtin_shuffle(x, b, first);
+  b = __builtin_shuffle(x, b, second);
+#endif
+}
+
+template <int S>
+TARGET static inline void transpose(Vector (&rows)[LANES]) {
+  for (int i = 0; i < LANES; ++i) {
+    if (!(i & S)) exchange<S>(rows[i], rows[i + S]);
+  }
+  if constexpr (S > 1) transpose<S / 2>(rows);
+}
+
+// V of the tiles from `begin` to `end`: by frequency and tile, channels side by side.
+TARGET static void inputs(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const float* in[36];
+    tiles.pixels(tile, in);
+    float* to = v.data + (tile - begin) * v.row;
+    for (int64_t c = 0; c < tiles.channels; c += LANES) transform(in, c, tiles.channels, to + c, v.step);
+  }
+}
+
+// The same by frequency and channel, tiles side by side; as many as fill vectors, zeros behind the last one.
+TARGET static void inputs_turned(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
+  alignas(64) float some[36][LANES][LANES];
+  for (int64_t first = begin; first < end; first += LANES) {
+    const auto count = static_cast<int>(std::min<int64_t>(LANES, end - first));
+    const float* in[LANES][36];
+    for (int r = 0; r < count; ++r) tiles.pixels(first + r, in[r]);
+    if (count < LANES) __builtin_memset(some, 0, sizeof(some));
+    for (int64_t c = 0; c < tiles.channels; c += LANES) {
+      for (int r = 0; r < count; ++r) transform(in[r], c, tiles.channels, some[0][r], LANES * LANES);
+      for (int f = 0; f < 36; ++f) {
+        Vector rows[LANES];
+        for (int r = 0; r < LANES; ++r) rows[r] = load(some[f][r]);
+        transpose<LANES / 2>(rows);
+        float* to = v.data + f * v.step + c * v.row + first - begin;
+        for (int r = 0; r < LANES; ++r) store(to + r * v.row, rows[r]);
+      }
+    }
+  }
+}
+
+// `ROWS` outputs times `WIDE` vectors of tiles, over all inputs.
+template <class V, int ROWS, int WIDE>
+TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane) {
+  V sum[ROWS][WIDE];
+  const float* w[ROWS];
+  for (int r = 0; r < ROWS; ++r) {
+    w[r] = p.weights + static_cast<int64_t>(p.rows[row + r]) * p.inputs;
+    for (int j = 0; j < WIDE; ++j) sum[r][j] = V{};
+  }
+  const float* v = p.v + lane;
+  for (int64_t k = 0; k < p.inputs; ++k, v += p.pitch) {
+    V b[WIDE];
+    for (int j = 0; j < WIDE; ++j) b[j] = load<V>(v + j * sizeof(V) / sizeof(float));
+    for (int r = 0; r < ROWS; ++r) {
+      const float a = w[r][k];
+      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * p.pitch + lane + j * sizeof(V) / sizeof(float), sum[r][j]);
+  }
+}
+
+template <class V, int WIDE>
+TARGET static void turned_rows(const TurnedProduct& p, int64_t lane) {
+  constexpr int ROWS = 2 * VECTORS;
+  int64_t row = 0;
+  for (; row + ROWS <= p.count; row += ROWS) turned_tile<V, ROWS, WIDE>(p, row, lane);
+  if constexpr (ROWS > 4) {
+    if (row + 4 <= p.count) turned_tile<V, 4, WIDE>(p, row, lane), row += 4;
+  }
+  if (row + 2 <= p.count) turned_tile<V, 2, WIDE>(p, row, lane), row += 2;
+  if (row + 1 <= p.count) turned_tile<V, 1, WIDE>(p, row, lane);
+}
+
+// M = U V of one frequency.
+TARGET static void turned(const TurnedProduct& p) {
+  int64_t lane = 0;
+  for (; lane + 2 * LANES <= p.tiles || lane + LANES + 8 < p.tiles; lane += 2 * LANES) turned_rows<Vector, 2>(p, lane);
+  for (; lane + 8 < p.tiles; lane += LANES) turned_rows<Vector, 1>(p, lane);
+  for (; lane < p.tiles; lane += 8) turned_rows<Half, 1>(p, lane);
+}
+
+// y = relu(A^T M A + bias) of up to 16 outputs, into columns of the image's pixels.
+TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float* bias, const Tiles& tiles,
+                                  int64_t begin, int64_t end, float* y, int64_t pitch) {
+  alignas(64) float some[16][LANES][LANES];
+  for (int64_t row = 0; row < count; row += LANES) {
+    const auto some_rows = static_cast<int>(std::min<int64_t>(LANES, count - row));
+    if (some_rows < LANES) __builtin_memset(some, 0, sizeof(some));
+    for (int64_t first = begin; first < end; first += LANES) {
+      for (int r = 0; r < some_rows; ++r) {
+        Vector out[4][4];
+        transform_back(m.data + (row + r) * m.row + first - begin, m.step, out);
+        for (int i = 0; i < 16; ++i) store(some[i][r], positive(out[i / 4][i % 4] + bias[row + r]));
+      }
+      for (int i = 0; i < 16; ++i) {
+        Vector rows[LANES];
+        for (int r = 0; r < LANES; ++r) rows[r] = load(some[i][r]);
+        transpose<LANES / 2>(rows);
+        for (int64_t tile = first; tile < std::min(first + LANES, end); ++tile) {
+          const int64_t pixel = tiles.pixel(tile, i);
+          if (pixel >= 0) store(y + pixel * pitch + row, rows[tile - first]);
+        }
+      }
+    }
+  }
+}
+
+// `ROWS` tiles times `WIDE` vectors of outputs, over the inputs that are read.
+template <int ROWS, int WIDE>
+TARGET static void product_tile(const Product& p, int64_t row, int lane) {
+  Vector sum[ROWS][WIDE];
+  for (int r = 0; r < ROWS; ++r) {
+    for (int j = 0; j < WIDE; ++j) sum[r][j] = Vector{};
+  }
+  const float* v = p.v + row * p.pitch;
+  const float* weights = p.weights + lane;
+  for (int64_t k = 0; k < p.count; ++k) {
+    const float* w = weights + static_cast<int64_t>(p.channels[k]) * PANEL;
+    const int64_t at = p.columns[k];
+    Vector b[WIDE];
+    for (int j = 0; j < WIDE; ++j) b[j] = load(w + j * LANES);
+    for (int r = 0; r < ROWS; ++r) {
+      const float a = v[r * p.pitch + at];
+      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * PANEL + lane + j * LANES, sum[r][j]);
+  }
+}
+
+template <int WIDE>
+TARGET static void product_rows(const Product& p, int lane) {
+  int64_t row = 0;
+  for (; row + 6 <= p.tiles; row += 6) product_tile<6, WIDE>(p, row, lane);
+  switch (p.tiles - row) {
+    case 5: product_tile<5, WIDE>(p, row, lane); break;
+    case 4: product_tile<4, WIDE>(p, row, lane); break;
+    case 3: product_tile<3, WIDE>(p, row, lane); break;
+    case 2: product_tile<2, WIDE>(p, row, lane); break;
+    case 1: product_tile<1, WIDE>(p, row, lane); break;
+    default: break;
+  }
+}
+
+template <int WIDE>
+TARGET static void product_lanes(const Product& p, int lane) {
+  for (; lane + WIDE * LANES <= p.lanes; lane += WIDE * LANES) product_rows<WIDE>(p, lane);
+  if constexpr (WIDE * LANES > GROUP) product_lanes<WIDE - 1>(p, lane);
+}
+
+// M = V U of one frequency and panel.
+TARGET static void product(const Product& p) { product_lanes<VECTORS>(p, 0); }
+
+// y = A^T M A + bias + initial of a panel's outputs, and its ReLU.
+TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t begin, int64_t end, const Finish& to) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    int64_t pixels[16];
+    for (int i = 0; i < 16; ++i) pixels[i] = tiles.pixel(tile, i);
+    for (int c = 0; c < to.lanes; c += LANES) {
+      Vector out[4][4];
+      transform_back(m.data + (tile - begin) * m.row + c, m.step, out);
+      const Vector bias = load(to.bias + c);
+      for (int i = 0; i < 16; ++i) {
+        if (pixels[i] < 0) continue;
+        Vector x = out[i / 4][i % 4] + bias;
+        if (to.initial != nullptr) x += load(to.initial + pixels[i] * to.initial_pitch + c);
+        store(to.out + pixels[i] * to.pitch + c, to.relu ? positive(x) : x);
+      }
+    }
+  }
+}
