@@ -14,6 +14,8 @@ from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import costs
 
 PANEL, GROUP = 64, 16  # as in common.h
+import os
+WIDE = int(os.environ.get("WIDE","512"))
 TARGET = "adafuse_jax_compact_block"
 
 Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel, and the bias
@@ -63,12 +65,13 @@ def pack(
         conv3: 1x1, if there is one.
         shortcut: 1x1, if it is a convolution.
     """
-    if _filters(conv1[0], strides[0]):
-        arrays = [np.moveaxis(filtered(conv1[0]), 2, 1), conv1[1]]
+    sides = [_side(conv[0], stride) for conv, stride in zip((conv1, conv2), strides, strict=True)]
+    if sides[0]:
+        arrays = [np.moveaxis(filtered(conv1[0], sides[0]), 2, 1), conv1[1]]
     else:
         arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
-    if _filters(conv2[0], strides[1]):
-        conv2 = filtered(conv2[0])[None], conv2[1]
+    if sides[1]:
+        conv2 = filtered(conv2[0], sides[1])[None], conv2[1]
     arrays += panels(*conv2)
     arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
@@ -80,17 +83,24 @@ def pack(
     return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-def _filters(kernel: Float[np.ndarray, "k l i o"], stride: int) -> bool:
-    return kernel.shape[:2] == (3, 3) and stride == 1 and kernel.shape[3] < 512
+# Of Winograd's minimal filtering for 3 taps, by the inputs of a tile: F(2, 3) for the points 0, 1, -1 and infinity,
+# F(4, 3) for 2 and -2 as well.
+_G = {
+    4: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    6: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+}
 
 
-# Winograd's F(4x4, 3x3), for the points 0, 1, -1, 2, -2 and infinity.
-_G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+def _side(kernel: Float[np.ndarray, "k l i o"], stride: int) -> int | None:
+    """Inputs of a tile by which a convolution is filtered."""
+    if kernel.shape[:2] != (3, 3) or stride != 1:
+        return None
+    return 6 if kernel.shape[3] < WIDE else 4
 
 
-def filtered(kernel: Float[np.ndarray, "3 3 i o"]) -> Float[np.ndarray, "36 i o"]:
+def filtered(kernel: Float[np.ndarray, "3 3 i o"], side: int) -> Float[np.ndarray, "frequencies i o"]:
     """G w G^T."""
-    return np.einsum("fy,gx,yxio->fgio", _G, _G, kernel).reshape(36, *kernel.shape[2:])
+    return np.einsum("fy,gx,yxio->fgio", _G[side], _G[side], kernel).reshape(-1, *kernel.shape[2:])
 
 
 def panels(
@@ -182,7 +192,7 @@ def compact_step(
 
 def _kernels(weights: Weights) -> tuple[int, int]:
     taps1 = weights.kernel1.shape[0 if weights.kernel1.shape[1] == len(weights.bias1) else 1]
-    return tuple(3 if taps == 36 else math.isqrt(taps) for taps in (taps1, weights.kernel2.shape[1]))
+    return tuple(3 if taps in (16, 36) else math.isqrt(taps) for taps in (taps1, weights.kernel2.shape[1]))
 
 
 def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:

@@ -80,12 +80,9 @@ struct Loops {
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
   void (*run_planes)(const Planes&);
-  void (*inputs)(const Tiles&, int64_t, int64_t, const Spectrum&);
-  void (*inputs_turned)(const Tiles&, int64_t, int64_t, const Spectrum&);
+  Transforms filter4, filter6;
   void (*turned)(const TurnedProduct&);
-  void (*outputs_turned)(const Spectrum&, int64_t, const float*, const Tiles&, int64_t, int64_t, float*, int64_t);
   void (*product)(const Product&);
-  void (*outputs_of)(const Spectrum&, const Tiles&, int64_t, int64_t, const Finish&);
 };
 
 #define KERNELS "tile.h"
@@ -113,8 +110,9 @@ struct Block {
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
-  // Whether conv1 and conv2 are filtered; their weights are (36, width, in) and (panels, 36, width, 64) then.
-  bool filtered1, filtered2;
+  // Of their tiles, where conv1 and conv2 are filtered, else 0. Their weights are (side^2, width, in) and
+  // (panels, side^2, width, 64) then.
+  int64_t side1, side2;
 };
 
 inline int64_t pad(int64_t channels) { return divide_up(channels, GROUP) * GROUP; }
@@ -354,7 +352,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   const int64_t widest = std::max({p.in_features, pad(p.width), pad(p.middle)});
   const std::vector<float> zeros(widest, 0.0f);
   const std::vector<int32_t> every = counted(widest);
-  if (p.filtered1) {
+  if (p.side1 > 0) {
     filter_columns(p, all.made, loops, workers, parallel);
   } else if (p.conv1.stride == 1 && pixels1 <= FEW) {
     run_in_planes(p, all.made, loops, parallel);
@@ -389,7 +387,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   };
   const auto panels_of = [&](int64_t outputs) { return [=](int64_t) { return divide_up(outputs, PANEL); }; };
 
-  if (p.filtered2) {
+  if (p.side2 > 0) {
     if (p.weights3 == nullptr && p.weights_shortcut != nullptr) {
       const std::vector<Job> jobs = jobs_of(total, panels_of(p.features), pixels2, workers);
       parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) { project(jobs[i]); });
@@ -482,12 +480,18 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
   p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
   const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
   if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
-  p.filtered1 = kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {FREQUENCIES, p.width, p.in_features});
-  if (!p.filtered1 && !has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) {
+  for (const int64_t side : {4, 6}) {
+    if (kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {side * side, p.width, p.in_features})) {
+      p.side1 = side;
+    }
+    if (kernel2 == 3 && stride2 == 1 && has_shape(weights2.dimensions(), {panels2, side * side, p.width, PANEL})) {
+      p.side2 = side;
+    }
+  }
+  if (p.side1 == 0 && !has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) {
     return wrong("weights1");
   }
-  p.filtered2 = kernel2 == 3 && stride2 == 1 && has_shape(weights2.dimensions(), {panels2, FREQUENCIES, p.width, PANEL});
-  if (!p.filtered2 && !has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) {
+  if (p.side2 == 0 && !has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) {
     return wrong("weights2");
   }
   if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");

@@ -1,4 +1,5 @@
-// The loops of filtered.h: transforms and products of Winograd's F(4x4, 3x3). Included by tile.h, which see.
+// The loops of filtered.h: transforms and products of Winograd's F(4x4, 3x3) and F(2x2, 3x3), whose tiles read
+// `SIDE` = 6 or 4 pixels in each direction. Included by tile.h, which see.
 
 typedef float Half __attribute__((vector_size(8 * sizeof(float))));  // tiles come in groups of 8
 
@@ -32,40 +33,49 @@ TARGET static inline void to_outputs(const Vector (&m)[6], Vector (&y)[4]) {
   y[3] = difference + 8.0f * difference2 + m[5];
 }
 
+TARGET static inline void of_inputs(const Vector (&d)[4], Vector (&t)[4]) {
+  t[0] = d[0] - d[2], t[1] = d[1] + d[2], t[2] = d[2] - d[1], t[3] = d[1] - d[3];
+}
+TARGET static inline void to_outputs(const Vector (&m)[4], Vector (&y)[2]) {
+  y[0] = m[0] + m[1] + m[2], y[1] = m[1] - m[2] - m[3];
+}
+
 // V = B^T x B of the vector of channels at `c` of a tile; `step` floats from one frequency to the next.
+template <int SIDE>
 TARGET static inline void transform(const float* const* in, int64_t c, int64_t channels, float* v, int64_t step) {
-  Vector half[6][6];
-  for (int j = 0; j < 6; ++j) {
-    Vector d[6], t[6];
-    for (int i = 0; i < 6; ++i) {
+  Vector half[SIDE][SIDE];
+  for (int j = 0; j < SIDE; ++j) {
+    Vector d[SIDE], t[SIDE];
+    for (int i = 0; i < SIDE; ++i) {
       if (c + LANES <= channels) {
-        d[i] = load(in[6 * i + j] + c);
+        d[i] = load(in[SIDE * i + j] + c);
       } else {
         float some[LANES] = {0.0f};
-        for (int64_t k = c; k < channels; ++k) some[k - c] = in[6 * i + j][k];
+        for (int64_t k = c; k < channels; ++k) some[k - c] = in[SIDE * i + j][k];
         d[i] = load(some);
       }
     }
     of_inputs(d, t);
-    for (int i = 0; i < 6; ++i) half[i][j] = t[i];
+    for (int i = 0; i < SIDE; ++i) half[i][j] = t[i];
   }
-  for (int i = 0; i < 6; ++i) {
-    Vector t[6];
+  for (int i = 0; i < SIDE; ++i) {
+    Vector t[SIDE];
     of_inputs(half[i], t);
-    for (int j = 0; j < 6; ++j) store(v + (6 * i + j) * step, t[j]);
+    for (int j = 0; j < SIDE; ++j) store(v + (SIDE * i + j) * step, t[j]);
   }
 }
 
 // Y = A^T M A.
-TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[4][4]) {
-  Vector half[4][6];
-  for (int j = 0; j < 6; ++j) {
-    Vector column[6], t[4];
-    for (int i = 0; i < 6; ++i) column[i] = load(m + (6 * i + j) * step);
+template <int SIDE>
+TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[SIDE - 2][SIDE - 2]) {
+  Vector half[SIDE - 2][SIDE];
+  for (int j = 0; j < SIDE; ++j) {
+    Vector column[SIDE], t[SIDE - 2];
+    for (int i = 0; i < SIDE; ++i) column[i] = load(m + (SIDE * i + j) * step);
     to_outputs(column, t);
-    for (int i = 0; i < 4; ++i) half[i][j] = t[i];
+    for (int i = 0; i < SIDE - 2; ++i) half[i][j] = t[i];
   }
-  for (int i = 0; i < 4; ++i) to_outputs(half[i], y[i]);
+  for (int i = 0; i < SIDE - 2; ++i) to_outputs(half[i], y[i]);
 }
 
 TARGET static inline Vector positive(Vector x) {  // by a mask that lets NaN through
@@ -102,26 +112,28 @@ TARGET static inline void transpose(Vector (&rows)[LANES]) {
 }
 
 // V of the tiles from `begin` to `end`: by frequency and tile, channels side by side.
+template <int SIDE>
 TARGET static void inputs(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
   for (int64_t tile = begin; tile < end; ++tile) {
-    const float* in[36];
+    const float* in[SIDE * SIDE];
     tiles.pixels(tile, in);
     float* to = v.data + (tile - begin) * v.row;
-    for (int64_t c = 0; c < tiles.channels; c += LANES) transform(in, c, tiles.channels, to + c, v.step);
+    for (int64_t c = 0; c < tiles.channels; c += LANES) transform<SIDE>(in, c, tiles.channels, to + c, v.step);
   }
 }
 
 // The same by frequency and channel, tiles side by side; as many as fill vectors, zeros behind the last one.
+template <int SIDE>
 TARGET static void inputs_turned(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
-  alignas(64) float some[36][LANES][LANES];
+  alignas(64) float some[SIDE * SIDE][LANES][LANES];
   for (int64_t first = begin; first < end; first += LANES) {
     const auto count = static_cast<int>(std::min<int64_t>(LANES, end - first));
-    const float* in[LANES][36];
+    const float* in[LANES][SIDE * SIDE];
     for (int r = 0; r < count; ++r) tiles.pixels(first + r, in[r]);
     if (count < LANES) __builtin_memset(some, 0, sizeof(some));
     for (int64_t c = 0; c < tiles.channels; c += LANES) {
-      for (int r = 0; r < count; ++r) transform(in[r], c, tiles.channels, some[0][r], LANES * LANES);
-      for (int f = 0; f < 36; ++f) {
+      for (int r = 0; r < count; ++r) transform<SIDE>(in[r], c, tiles.channels, some[0][r], LANES * LANES);
+      for (int f = 0; f < SIDE * SIDE; ++f) {
         Vector rows[LANES];
         for (int r = 0; r < LANES; ++r) rows[r] = load(some[f][r]);
         transpose<LANES / 2>(rows);
@@ -176,19 +188,21 @@ TARGET static void turned(const TurnedProduct& p) {
 }
 
 // y = relu(A^T M A + bias) of up to 16 outputs, into columns of the image's pixels.
+template <int SIDE>
 TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float* bias, const Tiles& tiles,
                                   int64_t begin, int64_t end, float* y, int64_t pitch) {
-  alignas(64) float some[16][LANES][LANES];
+  constexpr int OUTS = SIDE - 2;
+  alignas(64) float some[OUTS * OUTS][LANES][LANES];
   for (int64_t row = 0; row < count; row += LANES) {
     const auto some_rows = static_cast<int>(std::min<int64_t>(LANES, count - row));
     if (some_rows < LANES) __builtin_memset(some, 0, sizeof(some));
     for (int64_t first = begin; first < end; first += LANES) {
       for (int r = 0; r < some_rows; ++r) {
-        Vector out[4][4];
-        transform_back(m.data + (row + r) * m.row + first - begin, m.step, out);
-        for (int i = 0; i < 16; ++i) store(some[i][r], positive(out[i / 4][i % 4] + bias[row + r]));
+        Vector out[OUTS][OUTS];
+        transform_back<SIDE>(m.data + (row + r) * m.row + first - begin, m.step, out);
+        for (int i = 0; i < OUTS * OUTS; ++i) store(some[i][r], positive(out[i / OUTS][i % OUTS] + bias[row + r]));
       }
-      for (int i = 0; i < 16; ++i) {
+      for (int i = 0; i < OUTS * OUTS; ++i) {
         Vector rows[LANES];
         for (int r = 0; r < LANES; ++r) rows[r] = load(some[i][r]);
         transpose<LANES / 2>(rows);
@@ -249,20 +263,25 @@ TARGET static void product_lanes(const Product& p, int lane) {
 TARGET static void product(const Product& p) { product_lanes<VECTORS>(p, 0); }
 
 // y = A^T M A + bias + initial of a panel's outputs, and its ReLU.
+template <int SIDE>
 TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t begin, int64_t end, const Finish& to) {
+  constexpr int OUTS = SIDE - 2;
   for (int64_t tile = begin; tile < end; ++tile) {
-    int64_t pixels[16];
-    for (int i = 0; i < 16; ++i) pixels[i] = tiles.pixel(tile, i);
+    int64_t pixels[OUTS * OUTS];
+    for (int i = 0; i < OUTS * OUTS; ++i) pixels[i] = tiles.pixel(tile, i);
     for (int c = 0; c < to.lanes; c += LANES) {
-      Vector out[4][4];
-      transform_back(m.data + (tile - begin) * m.row + c, m.step, out);
+      Vector out[OUTS][OUTS];
+      transform_back<SIDE>(m.data + (tile - begin) * m.row + c, m.step, out);
       const Vector bias = load(to.bias + c);
-      for (int i = 0; i < 16; ++i) {
+      for (int i = 0; i < OUTS * OUTS; ++i) {
         if (pixels[i] < 0) continue;
-        Vector x = out[i / 4][i % 4] + bias;
+        Vector x = out[i / OUTS][i % OUTS] + bias;
         if (to.initial != nullptr) x += load(to.initial + pixels[i] * to.initial_pitch + c);
         store(to.out + pixels[i] * to.pitch + c, to.relu ? positive(x) : x);
       }
     }
   }
 }
+
+template <int SIDE>
+constexpr Transforms TRANSFORMS{inputs<SIDE>, inputs_turned<SIDE>, outputs_turned<SIDE>, outputs_of<SIDE>};

@@ -199,5 +199,4 @@ TARGET static void run_planes(const Planes& p) { plane_pixels<VECTORS>(p, 0); }
 
 #include "minimal.h"
 
-static constexpr Loops LOOPS{run,    run_row,       larger, run_planes,    inputs,
-                             inputs_turned, turned, outputs_turned, product, outputs_of};
+static constexpr Loops LOOPS{run, run_row, larger, run_planes, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};

@@ -1,28 +1,30 @@
 // What the loops of minimal.h work on.
 
-// Tiles of 4x4 pixels of an image, of which a 3x3 convolution of stride 1, padded by 1, reads 6x6.
+// Tiles of 2x2 or 4x4 pixels of an image, of which a 3x3 convolution of stride 1, padded by 1, reads 4x4 or 6x6.
 struct Tiles {
   const float* image;  // null, where only the shape counts
   int64_t height, width, channels, pitch;  // pitch: floats from one pixel to the next
   const float* zeros;  // a pixel of the border
+  int64_t side;        // 4 or 6
 
-  int64_t wide() const { return divide_up(width, 4); }
-  int64_t count() const { return divide_up(height, 4) * wide(); }
+  int64_t outs() const { return side - 2; }
+  int64_t wide() const { return divide_up(width, outs()); }
+  int64_t count() const { return divide_up(height, outs()) * wide(); }
 
-  // Where the 6x6 pixels lie.
+  // Where the pixels lie that are read.
   void pixels(int64_t tile, const float** in) const {
-    const int64_t top = 4 * (tile / wide()) - 1, left = 4 * (tile % wide()) - 1;
-    for (int i = 0; i < 6; ++i) {
-      for (int j = 0; j < 6; ++j) {
+    const int64_t top = outs() * (tile / wide()) - 1, left = outs() * (tile % wide()) - 1;
+    for (int i = 0; i < side; ++i) {
+      for (int j = 0; j < side; ++j) {
         const int64_t y = top + i, x = left + j;
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-        in[6 * i + j] = inside ? image + (y * width + x) * pitch : zeros;
+        in[side * i + j] = inside ? image + (y * width + x) * pitch : zeros;
       }
     }
   }
-  // Number of the `i`-th of the 4x4 pixels; -1 outside of the image.
+  // Number of the `i`-th of its own pixels; -1 outside of the image.
   int64_t pixel(int64_t tile, int i) const {
-    const int64_t y = 4 * (tile / wide()) + i / 4, x = 4 * (tile % wide()) + i % 4;
+    const int64_t y = outs() * (tile / wide()) + i / outs(), x = outs() * (tile % wide()) + i % outs();
     return y < height && x < width ? y * width + x : -1;
   }
 };
@@ -62,4 +64,12 @@ struct Finish {
   int lanes;
   float* out;
   int64_t pitch;
+};
+
+// The loops of a size of tiles.
+struct Transforms {
+  void (*inputs)(const Tiles&, int64_t, int64_t, const Spectrum&);
+  void (*inputs_turned)(const Tiles&, int64_t, int64_t, const Spectrum&);
+  void (*outputs_turned)(const Spectrum&, int64_t, const float*, const Tiles&, int64_t, int64_t, float*, int64_t);
+  void (*outputs)(const Spectrum&, const Tiles&, int64_t, int64_t, const Finish&);
 };
