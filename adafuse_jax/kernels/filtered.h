@@ -76,10 +76,11 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
         for (int64_t b = some.begin; b < some.end; ++b) {
           const Tiling& block = blocks[b];
           if (rows(block) <= 0) continue;
+          const int64_t soon = f + 1 < frequencies && b == some.begin ? p.width * inputs : 0;
           const float* v = shared ? vs.get() + block.at : own;
           loops.turned({v + f * v_step, inputs, pitch, block.end - block.begin, p.weights1 + f * p.width * inputs,
                         images[block.image].channels.data() + group * GROUP, rows(block),
-                        m + (b - some.begin) * m_size + f * m_step});
+                        m + (b - some.begin) * m_size + f * m_step, soon});
         }
       }
       for (int64_t b = some.begin; b < some.end; ++b) {
@@ -175,10 +176,11 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
         for (int64_t b = some.begin; b < some.end; ++b) {
           const Tiling& block = blocks[b];
           const Columns& columns = all[block.image];
+          const int64_t soon = f + 1 < frequencies && b == some.begin ? p.width * PANEL : 0;
           const float* v = (shared ? vs.get() + block.at : own) + f * v_step(block);
           loops.product({v, columns.width, block.end - block.begin, weights, columns.columns.data(),
                          columns.channels.data(), static_cast<int64_t>(columns.channels.size()), lanes,
-                         m + (b - some.begin) * m_size + f * m_step});
+                         m + (b - some.begin) * m_size + f * m_step, soon});
         }
       }
       for (int64_t b = some.begin; b < some.end; ++b) {

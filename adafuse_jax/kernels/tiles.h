@@ -43,6 +43,7 @@ struct TurnedProduct {
   const int32_t* rows;   // `count` outputs
   int64_t count;
   float* m;              // (count, pitch)
+  int64_t soon;          // floats from the weights to those of the next frequency, to be brought in; or 0
 };
 
 // A panel's outputs of a frequency, of the inputs that are read: `columns[k]` of a tile times row `channels[k]`.
@@ -54,6 +55,7 @@ struct Product {
   int64_t count;
   int lanes;             // outputs, a multiple of 16
   float* m;              // (tiles, 64)
+  int64_t soon;          // as in TurnedProduct
 };
 
 // Where a panel's outputs go.
