@@ -202,7 +202,7 @@ template <class Panels>
 std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t workers, bool weighty = false) {
   int64_t count = 0;
   for (int64_t i = 0; i < images; ++i) count += panels(i);
-  const int64_t wanted = workers > 1 ? divide_up(2 * workers, std::max<int64_t>(count, 1)) : 1;
+  const int64_t wanted = workers > 1 ? divide_up(4 * workers, std::max<int64_t>(count, 1)) : 1;
   const int64_t pieces = std::max<int64_t>(1, std::min(wanted, pixels / 48));
   std::vector<Job> jobs;
   jobs.reserve(count * pieces);
