@@ -1,7 +1,8 @@
 // The loops of filtered.h: transforms and products of Winograd's F(4x4, 3x3) and F(2x2, 3x3), whose tiles read
 // `SIDE` = 6 or 4 pixels in each direction. Included by tile.h, which see.
 
-typedef float Half __attribute__((vector_size(8 * sizeof(float))));  // tiles come in groups of 8
+constexpr int FEWER = LANES > 8 ? 8 : LANES;  // tiles side by side are rounded up to so many
+typedef float Half __attribute__((vector_size(FEWER * sizeof(float))));
 
 template <class V = Vector>
 TARGET static inline V load(const float* from) {
@@ -190,9 +191,9 @@ TARGET static void turned_rows(const TurnedProduct& p, int64_t lane) {
 // M = U V of one frequency.
 TARGET static void turned(const TurnedProduct& p) {
   int64_t lane = 0;
-  for (; lane + 2 * LANES <= p.tiles || lane + LANES + 8 < p.tiles; lane += 2 * LANES) turned_rows<Vector, 2>(p, lane);
-  for (; lane + 8 < p.tiles; lane += LANES) turned_rows<Vector, 1>(p, lane);
-  for (; lane < p.tiles; lane += 8) turned_rows<Half, 1>(p, lane);
+  for (; lane + LANES + FEWER < p.tiles; lane += 2 * LANES) turned_rows<Vector, 2>(p, lane);
+  for (; lane + FEWER < p.tiles; lane += LANES) turned_rows<Vector, 1>(p, lane);
+  for (; lane < p.tiles; lane += FEWER) turned_rows<Half, 1>(p, lane);
 }
 
 // y = relu(A^T M A + bias) of up to 16 outputs, into columns of the image's pixels.
