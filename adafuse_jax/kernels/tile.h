@@ -150,51 +150,6 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
   }
 }
 
-// `CHANNELS` outputs from `channel` on, for `WIDE` vectors of pixels from `pixel` on, see `Planes`.
-template <int CHANNELS, int WIDE>
-TARGET static void plane_tile(const Planes& p, int64_t channel, int64_t pixel) {
-  Vector sum[CHANNELS][WIDE];
-  const float* w[CHANNELS];
-  for (int c = 0; c < CHANNELS; ++c) {
-    w[c] = p.weights + p.channels[channel + c] * p.taps * p.in_features;
-    for (int v = 0; v < WIDE; ++v) sum[c][v] = Vector{};
-  }
-  for (int64_t tap = 0; tap < p.taps; ++tap) {
-    const float* x = p.x + pixel + p.offsets[tap];
-    for (int64_t i = 0; i < p.in_features; ++i, x += p.plane) {
-      Vector b[WIDE];
-      for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], x + v * LANES, sizeof(Vector));
-      for (int c = 0; c < CHANNELS; ++c) {
-        const float a = w[c][i];
-        for (int v = 0; v < WIDE; ++v) sum[c][v] += a * b[v];
-      }
-    }
-    for (int c = 0; c < CHANNELS; ++c) w[c] += p.in_features;
-  }
-  for (int c = 0; c < CHANNELS; ++c) {
-    __builtin_memcpy(p.out + (channel + c) * p.out_plane + pixel, sum[c], sizeof(sum[c]));
-  }
-}
+#include "dots.h"
 
-template <int WIDE>
-TARGET static void plane_channels(const Planes& p, int64_t pixel) {
-  int64_t channel = 0;
-  for (; channel + 5 <= p.count; channel += 5) plane_tile<5, WIDE>(p, channel, pixel);
-  switch (p.count - channel) {
-    case 4: plane_tile<4, WIDE>(p, channel, pixel); break;
-    case 3: plane_tile<3, WIDE>(p, channel, pixel); break;
-    case 2: plane_tile<2, WIDE>(p, channel, pixel); break;
-    case 1: plane_tile<1, WIDE>(p, channel, pixel); break;
-    default: break;
-  }
-}
-
-template <int WIDE>
-TARGET static void plane_pixels(const Planes& p, int64_t pixel) {
-  for (; pixel + WIDE * LANES <= p.out_plane; pixel += WIDE * LANES) plane_channels<WIDE>(p, pixel);
-  if constexpr (WIDE * LANES > GROUP) plane_pixels<WIDE - 1>(p, pixel);
-}
-
-TARGET static void run_planes(const Planes& p) { plane_pixels<VECTORS>(p, 0); }
-
-static constexpr Loops LOOPS{run, run_row, larger, run_planes};
+static constexpr Loops LOOPS{run, run_row, larger, run_dots};
