@@ -24,7 +24,17 @@ from jaxtyping import Array
 from adafuse_jax.errors import UserError, unknown
 
 _UNITS = "compact.cc", "direct.cc", "winograd.cc"
-_HEADERS = "common.h", "dots.h", "filter.h", "levels.h", "parallel.h", "products.h", "rows.h", "stem.h", "tile.h"
+_HEADERS = (
+    "common.h",
+    "dots.h",
+    "filter.h",
+    "levels.h",
+    "parallel.h",
+    "products.h",
+    "rows.h",
+    "stem.h",
+    "tile.h",
+)
 SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
 # As XLA and as the sources call what is in them.
 HANDLERS = {

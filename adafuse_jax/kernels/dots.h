@@ -5,21 +5,21 @@ typedef float Four __attribute__((vector_size(4 * sizeof(float))));
 typedef int32_t FourMask __attribute__((vector_size(4 * sizeof(float))));
 
 #if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)  // older ones of GCC don't have it
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Mask){__VA_ARGS__})
 #endif
 
 // Of each four lanes of a and b: a0 + a2, b0 + b2, a1 + a3, b1 + b3.
-template <int... I>
-TARGET static inline Vector interleaved(Vector a, Vector b, std::integer_sequence<int, I...>) {
+template <class V, int... I>
+TARGET static inline V interleaved(V a, V b, std::integer_sequence<int, I...>) {
   return SHUFFLE(a, b, (I / 4 * 4 + I % 4 / 2 + I % 2 * LANES)...) +
          SHUFFLE(a, b, (I / 4 * 4 + I % 4 / 2 + I % 2 * LANES + 2)...);
 }
 
 // Of each four lanes of a and b: a0 + a2, a1 + a3, b0 + b2, b1 + b3.
-template <int... I>
-TARGET static inline Vector beside(Vector a, Vector b, std::integer_sequence<int, I...>) {
+template <class V, int... I>
+TARGET static inline V beside(V a, V b, std::integer_sequence<int, I...>) {
   return SHUFFLE(a, b, (I / 4 * 4 + I % 2 + I % 4 / 2 * LANES)...) +
          SHUFFLE(a, b, (I / 4 * 4 + I % 2 + I % 4 / 2 * LANES + 2)...);
 }
@@ -39,44 +39,37 @@ TARGET static inline Four totals(Vector a, Vector b, Vector c, Vector d) {
 constexpr int PIXELS = 3 * VECTORS / 2;  // with four outputs and as many vectors as registers hold
 
 // `OUTS` outputs from `output` on, of `ROWS` pixels, from their inputs under each tap; `next`: what will be needed
-// soon, two pixels. The loops must be unrolled before the compiler decides what goes into registers.
+// soon, two pixels.
 template <int ROWS, int OUTS>
-TARGET static void dot_tile(const Dots& p, const float* const* inputs, const float* next, int64_t output, float* out) {
+TARGET static void dot_tile(const Dots& p, const float* const* inputs, const float* next, int64_t output,
+                            float* out) {
   const int64_t taps = p.conv.kernel * p.conv.kernel, features = p.conv.pitch, step = p.conv.stride * features;
   Vector sum[ROWS][OUTS];
   const float* w[OUTS];
   Four bias{};
-#pragma GCC unroll 4
-  for (int o = 0; o < OUTS; ++o) {
+  UNROLL for (int o = 0; o < OUTS; ++o) {
     const int64_t channel = p.channels[output + o];
     w[o] = p.weights + channel * taps * features;
     bias[o] = p.bias[channel];
-#pragma GCC unroll 6
-    for (int r = 0; r < ROWS; ++r) sum[r][o] = Vector{};
+    UNROLL for (int r = 0; r < ROWS; ++r) sum[r][o] = Vector{};
   }
   for (int64_t tap = 0; tap < taps; ++tap, inputs += ROWS) {
     const float* in[ROWS];
-#pragma GCC unroll 6
-    for (int r = 0; r < ROWS; ++r) in[r] = inputs[r];
+    UNROLL for (int r = 0; r < ROWS; ++r) in[r] = inputs[r];
     for (int64_t c = 0; c < features; c += LANES) {
-      __builtin_prefetch(next + c);
-      __builtin_prefetch(next + step + c);
+      __builtin_prefetch(next + c, 0, 2);
+      __builtin_prefetch(next + step + c, 0, 2);
       Vector b[OUTS];
-#pragma GCC unroll 4
-      for (int o = 0; o < OUTS; ++o) __builtin_memcpy(&b[o], w[o] + c, sizeof(Vector));
-#pragma GCC unroll 6
-      for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int o = 0; o < OUTS; ++o) __builtin_memcpy(&b[o], w[o] + c, sizeof(Vector));
+      UNROLL for (int r = 0; r < ROWS; ++r) {
         Vector a;
         __builtin_memcpy(&a, in[r] + c, sizeof(Vector));
-#pragma GCC unroll 4
-        for (int o = 0; o < OUTS; ++o) sum[r][o] += a * b[o];
+        UNROLL for (int o = 0; o < OUTS; ++o) sum[r][o] += a * b[o];
       }
     }
-#pragma GCC unroll 4
-    for (int o = 0; o < OUTS; ++o) w[o] += features;
+    UNROLL for (int o = 0; o < OUTS; ++o) w[o] += features;
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < ROWS; ++r) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
     const Vector* s = sum[r];
     const Four x = totals(s[0], s[OUTS > 1 ? 1 : 0], s[OUTS > 2 ? 2 : 0], s[OUTS > 3 ? 3 : 0]) + bias;
     FourMask bits = (FourMask)x;

@@ -8,17 +8,20 @@
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(float))));
 
+// Before a loop over what is held in registers: GCC may leave it in memory where it unrolls by its own choice.
+#define UNROLL _Pragma("GCC unroll 8")
+
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
 TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
   const Conv& conv = p.conv;
   Vector sum[ROWS][WIDE];
   int64_t top[ROWS], left[ROWS];
-  for (int r = 0; r < ROWS; ++r) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
     const int64_t row = (pixel + r) / conv.out_width;
     top[r] = row * conv.stride - conv.kernel / 2;
     left[r] = (pixel + r - row * conv.out_width) * conv.stride - conv.kernel / 2;
-    for (int v = 0; v < WIDE; ++v) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
       if (p.initial == nullptr) {
         sum[r][v] = Vector{};
       } else {
@@ -32,7 +35,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
     for (int s = 0; s < p.num_sources; ++s) {
       const Source& source = p.sources[s];
       const float* in[ROWS];
-      for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int r = 0; r < ROWS; ++r) {
         const int64_t y = top[r] + tap / conv.kernel, x = left[r] + tap % conv.kernel;
         const bool inside = y >= 0 && y < conv.height && x >= 0 && x < conv.width;
         in[r] = inside ? source.base + (y * conv.width + x) * conv.pitch : p.zeros;
@@ -41,16 +44,16 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
         const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
         const int64_t at = source.columns[j];
         Vector b[WIDE];
-        for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
-        for (int r = 0; r < ROWS; ++r) {
+        UNROLL for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+        UNROLL for (int r = 0; r < ROWS; ++r) {
           const float a = in[r][at];
-          for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+          UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
         }
       }
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int v = 0; v < WIDE; ++v) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
       Vector x = sum[r][v];
       if (p.last) {
         Vector bias;
@@ -151,5 +154,6 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
 }
 
 #include "dots.h"
+#undef UNROLL
 
 static constexpr Loops LOOPS{run, run_row, larger, run_dots};
