@@ -59,17 +59,16 @@ struct Row {
   int64_t out_pitch;
 };
 
-// Some outputs of a convolution of stride 1, as planes of pixels. So that a tap is one offset for all pixels, the
-// inputs are planes with a border, and the outputs have pixels there that mean nothing.
-struct Planes {
-  const float* x;
-  int64_t plane, in_features, taps;
-  const int64_t* offsets;  // of each tap
-  const float* weights;    // (outputs, taps, in)
-  const int32_t* channels; // `count` outputs
+// Any `count` outputs of a convolution, each as the dot product of the inputs under the kernel and its weights, both
+// read as they lie.
+struct Dots {
+  const Conv& conv;          // its pitch a multiple of 16
+  const float *x, *zeros;    // zeros: a pixel of the border
+  const float *weights, *bias;  // (outputs, taps, pitch), (outputs)
+  const int32_t* channels;
   int64_t count;
-  float* out;
-  int64_t out_plane;       // floats, a multiple of 16
+  float* out;                // after a ReLU; what lies beyond up to a multiple of 4 is written, too
+  int64_t out_pitch;
 };
 
 #include "tiles.h"
@@ -79,7 +78,7 @@ struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
-  void (*run_planes)(const Planes&);
+  void (*run_dots)(const Dots&, int64_t, int64_t);
   Transforms filter4, filter6;
   void (*turned)(const TurnedProduct&);
   void (*product)(const Product&);
@@ -250,92 +249,46 @@ inline std::vector<int32_t> counted(int64_t count) {
 // In the following `parallel(n, f)` runs f(job, worker) for all jobs below n, where no two at a time have the same
 // worker, below `workers`.
 
-constexpr int64_t FEW = 64;  // pixels; see below
-
-// The first convolution of images of few pixels, for which to lay out weights would take as long as to use them.
-template <class Parallel>
-void run_in_planes(const Block& p, const std::vector<Made>& images, const Loops& loops, Parallel parallel) {
-  constexpr int64_t AT_ONCE = 20;  // outputs
-  const Conv& conv = p.conv1;
-  const int64_t edge = conv.kernel / 2, pitch = conv.width + 2 * edge, taps = conv.kernel * conv.kernel;
-  const int64_t plane = (conv.height + 2 * edge) * pitch, pixels = pad(conv.out_height * pitch);
-  const auto total = static_cast<int64_t>(images.size());
-  std::vector<int64_t> offsets(taps);
-  for (int64_t tap = 0; tap < taps; ++tap) offsets[tap] = tap / conv.kernel * pitch + tap % conv.kernel;
-  // Behind the last plane what the last pixels read in vain.
-  const int64_t all_planes = p.in_features * plane, beyond = pixels + offsets.back();
-  std::vector<float> planes(total * all_planes + beyond, 0.0f);
-  parallel(total, [&](int64_t image, int64_t) {
-    if (images[image].channels.empty()) return;
-    for (int64_t pixel = 0; pixel < conv.height * conv.width; ++pixel) {
-      const float* from = images[image].x + pixel * conv.pitch;
-      float* to = planes.data() + image * all_planes + (pixel / conv.width + edge) * pitch + pixel % conv.width + edge;
-      for (int64_t i = 0; i < p.in_features; ++i) to[i * plane] = from[i];
-    }
-  });
-  std::vector<std::pair<int64_t, int64_t>> jobs;  // image, first output
-  for (int64_t image = 0; image < total; ++image) {
-    const auto count = static_cast<int64_t>(images[image].channels.size());
-    for (int64_t first = 0; first < count; first += AT_ONCE) jobs.emplace_back(image, first);
+// Pixels of `from` floats as pixels of `to`, filled up with zeros.
+inline void widen(const float* in, int64_t pixels, int64_t from, int64_t to, float* out) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    std::copy_n(in + i * from, from, out + i * to);
+    std::fill_n(out + i * to + from, to - from, 0.0f);
   }
-  parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) {
-    const auto [image, first] = jobs[i];
-    const Made& made = images[image];
-    const int64_t count = std::min(AT_ONCE, static_cast<int64_t>(made.channels.size()) - first);
-    std::vector<float> sums(count * pixels);
-    loops.run_planes({planes.data() + image * all_planes, plane, p.in_features, taps, offsets.data(), p.weights1,
-                     made.channels.data() + first, count, sums.data(), pixels});
-    for (int64_t c = 0; c < count; ++c) {
-      const float bias = p.bias1[made.channels[first + c]];
-      for (int64_t y = 0; y < conv.out_height; ++y) {
-        for (int64_t x = 0; x < conv.out_width; ++x) {
-          const float sum = sums[c * pixels + y * pitch + x] + bias;
-          made.y[(y * conv.out_width + x) * p.conv2.pitch + first + c] = sum < 0 ? 0 : sum;  // lets NaN through
-        }
-      }
-    }
-  });
 }
 
-// The first convolution of other images.
+// The first convolution: of each image other channels, so that weights laid out for it would be used once.
 template <class Parallel>
-void run_in_panels(const Block& p, const std::vector<Made>& images, Run run, int64_t workers, Parallel parallel) {
-  const int64_t taps = p.conv1.kernel * p.conv1.kernel, pixels = p.conv1.out_height * p.conv1.out_width;
-  const int64_t step = taps_at_once(p.in_features, taps);
-  const int64_t packed = step * p.in_features * PANEL;
-  const std::vector<float> zeros(p.in_features, 0.0f);
-  const std::vector<int32_t> every = counted(p.in_features);
-  // The needed columns of the weights, one after the other; what lies beyond them is computed in vain.
-  std::vector<float> packs(workers * packed, 0.0f);
-
-  const auto panels = [&](int64_t i) {
-    return divide_up(static_cast<int64_t>(images[i].channels.size()), PANEL);
-  };
-  const std::vector<Job> jobs = jobs_of(static_cast<int64_t>(images.size()), panels, pixels, workers);
-  parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t worker) {
+void run_in_dots(const Block& p, std::vector<Made> images, const Loops& loops, int64_t workers, Parallel parallel) {
+  Conv conv = p.conv1;
+  conv.pitch = pad(p.in_features);
+  const int64_t taps = conv.kernel * conv.kernel, pixels = conv.height * conv.width;
+  const auto total = static_cast<int64_t>(images.size());
+  const std::vector<float> zeros(conv.pitch, 0.0f);
+  const float* weights = p.weights1;
+  Floats wide_weights, wide_images;
+  if (conv.pitch != p.in_features) {
+    wide_weights = floats(p.width * taps * conv.pitch);
+    widen(weights, p.width * taps, p.in_features, conv.pitch, wide_weights.get());
+    weights = wide_weights.get();
+    wide_images = floats(total * pixels * conv.pitch);
+    parallel(total, [&](int64_t i, int64_t) {
+      float* const wide = wide_images.get() + i * pixels * conv.pitch;
+      widen(images[i].x, pixels, p.in_features, conv.pitch, wide);
+      images[i].x = wide;
+    });
+  }
+  // Outputs at a time, so that their weights stay in the cache.
+  const int64_t at_once = std::max<int64_t>(GROUP, CACHED / (taps * conv.pitch) / 4 * 4);
+  const auto parts = [&](int64_t i) { return divide_up(static_cast<int64_t>(images[i].channels.size()), at_once); };
+  const std::vector<Job> jobs = jobs_of(total, parts, conv.out_height * conv.out_width, workers);
+  parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs[i];
     const Made& image = images[job.image];
-    const std::vector<int32_t>& needed = image.channels;
-    const int64_t first = job.panel * PANEL;
-    const int64_t count = std::min<int64_t>(PANEL, static_cast<int64_t>(needed.size()) - first);
-    float* pack = packs.data() + worker * packed;
-    float bias[PANEL] = {0.0f};
-    for (int64_t j = 0; j < count; ++j) bias[j] = p.bias1[needed[first + j]];
-    const Source source{image.x, every.data(), every.data(), p.in_features};
-    float* y = image.y + first;
-    for (int64_t tap = 0; tap < taps; tap += step) {
-      const int64_t end = std::min(taps, tap + step);
-      const int64_t rows = (end - tap) * p.in_features;
-      for (int64_t row = 0; row < rows; row += GROUP) {  // some at a time: what is written stays in the cache
-        for (int64_t j = 0; j < count; ++j) {
-          const float* from = p.weights1 + (needed[first + j] * taps + tap) * p.in_features;
-          for (int64_t k = row; k < std::min(row + GROUP, rows); ++k) pack[k * PANEL + j] = from[k];
-        }
-      }
-      const Panel panel{p.conv1, &source, 1, zeros.data(), pack, p.in_features, tap, end, bias,
-                        tap == 0 ? nullptr : y, p.conv2.pitch, end == taps, true, y, p.conv2.pitch};
-      run(panel, job.begin, job.end, static_cast<int>(divide_up(count, GROUP)));
-    }
+    const int64_t first = job.panel * at_once;
+    const int64_t count = std::min(at_once, static_cast<int64_t>(image.channels.size()) - first);
+    loops.run_dots({conv, image.x, zeros.data(), weights, p.bias1, image.channels.data() + first, count,
+                    image.y + first, p.conv2.pitch}, job.begin, job.end);
   });
 }
 
@@ -354,10 +307,8 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   const std::vector<int32_t> every = counted(widest);
   if (p.side1 > 0) {
     filter_columns(p, all.made, loops, workers, parallel);
-  } else if (p.conv1.stride == 1 && pixels1 <= FEW) {
-    run_in_planes(p, all.made, loops, parallel);
   } else {
-    run_in_panels(p, all.made, run, workers, parallel);
+    run_in_dots(p, all.made, loops, workers, parallel);
   }
 
   // The shortcut's convolution, into the output.

@@ -155,24 +155,24 @@ template <class V, int ROWS, int WIDE>
 TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane) {
   V sum[ROWS][WIDE];
   const float* w[ROWS];
-  for (int r = 0; r < ROWS; ++r) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
     w[r] = p.weights + static_cast<int64_t>(p.rows[row + r]) * p.inputs;
-    for (int j = 0; j < WIDE; ++j) sum[r][j] = V{};
+    UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] = V{};
   }
   const float* v = p.v + lane;
   for (int64_t k = 0; k < p.inputs; ++k, v += p.pitch) {
     V b[WIDE];
-    for (int j = 0; j < WIDE; ++j) b[j] = load<V>(v + j * sizeof(V) / sizeof(float));
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = load<V>(v + j * sizeof(V) / sizeof(float));
     if (p.soon > 0 && lane == 0 && k % LINE == 0) {
-      for (int r = 0; r < ROWS; ++r) fetch(w[r] + k + p.soon);
+      UNROLL for (int r = 0; r < ROWS; ++r) fetch(w[r] + k + p.soon);
     }
-    for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int r = 0; r < ROWS; ++r) {
       const float a = w[r][k];
-      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+      UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * p.pitch + lane + j * sizeof(V) / sizeof(float), sum[r][j]);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * p.pitch + lane + j * sizeof(V) / sizeof(float), sum[r][j]);
   }
 }
 
@@ -228,8 +228,8 @@ TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float*
 template <int ROWS, int WIDE>
 TARGET static void product_tile(const Product& p, int64_t row, int lane) {
   Vector sum[ROWS][WIDE];
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) sum[r][j] = Vector{};
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] = Vector{};
   }
   const float* v = p.v + row * p.pitch;
   const float* weights = p.weights + lane;
@@ -237,17 +237,17 @@ TARGET static void product_tile(const Product& p, int64_t row, int lane) {
     const float* w = weights + static_cast<int64_t>(p.channels[k]) * PANEL;
     const int64_t at = p.columns[k];
     Vector b[WIDE];
-    for (int j = 0; j < WIDE; ++j) b[j] = load(w + j * LANES);
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = load(w + j * LANES);
     if (p.soon > 0 && row == 0) {
-      for (int j = 0; j < WIDE * LANES; j += LINE) fetch(w + j + p.soon);
+      UNROLL for (int j = 0; j < WIDE * LANES; j += LINE) fetch(w + j + p.soon);
     }
-    for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int r = 0; r < ROWS; ++r) {
       const float a = v[r * p.pitch + at];
-      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+      UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * PANEL + lane + j * LANES, sum[r][j]);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * PANEL + lane + j * LANES, sum[r][j]);
   }
 }
 

@@ -8,17 +8,20 @@
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(float))));
 
+// Before a loop over what is held in registers: GCC may leave it in memory where it unrolls by its own choice.
+#define UNROLL _Pragma("GCC unroll 8")
+
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
 TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
   const Conv& conv = p.conv;
   Vector sum[ROWS][WIDE];
   int64_t top[ROWS], left[ROWS];
-  for (int r = 0; r < ROWS; ++r) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
     const int64_t row = (pixel + r) / conv.out_width;
     top[r] = row * conv.stride - conv.kernel / 2;
     left[r] = (pixel + r - row * conv.out_width) * conv.stride - conv.kernel / 2;
-    for (int v = 0; v < WIDE; ++v) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
       if (p.initial == nullptr) {
         sum[r][v] = Vector{};
       } else {
@@ -32,7 +35,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
     for (int s = 0; s < p.num_sources; ++s) {
       const Source& source = p.sources[s];
       const float* in[ROWS];
-      for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int r = 0; r < ROWS; ++r) {
         const int64_t y = top[r] + tap / conv.kernel, x = left[r] + tap % conv.kernel;
         const bool inside = y >= 0 && y < conv.height && x >= 0 && x < conv.width;
         in[r] = inside ? source.base + (y * conv.width + x) * conv.pitch : p.zeros;
@@ -41,16 +44,16 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
         const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
         const int64_t at = source.columns[j];
         Vector b[WIDE];
-        for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
-        for (int r = 0; r < ROWS; ++r) {
+        UNROLL for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+        UNROLL for (int r = 0; r < ROWS; ++r) {
           const float a = in[r][at];
-          for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+          UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
         }
       }
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int v = 0; v < WIDE; ++v) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
       Vector x = sum[r][v];
       if (p.last) {
         Vector bias;
@@ -150,53 +153,8 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
   }
 }
 
-// `CHANNELS` outputs from `channel` on, for `WIDE` vectors of pixels from `pixel` on, see `Planes`.
-template <int CHANNELS, int WIDE>
-TARGET static void plane_tile(const Planes& p, int64_t channel, int64_t pixel) {
-  Vector sum[CHANNELS][WIDE];
-  const float* w[CHANNELS];
-  for (int c = 0; c < CHANNELS; ++c) {
-    w[c] = p.weights + p.channels[channel + c] * p.taps * p.in_features;
-    for (int v = 0; v < WIDE; ++v) sum[c][v] = Vector{};
-  }
-  for (int64_t tap = 0; tap < p.taps; ++tap) {
-    const float* x = p.x + pixel + p.offsets[tap];
-    for (int64_t i = 0; i < p.in_features; ++i, x += p.plane) {
-      Vector b[WIDE];
-      for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], x + v * LANES, sizeof(Vector));
-      for (int c = 0; c < CHANNELS; ++c) {
-        const float a = w[c][i];
-        for (int v = 0; v < WIDE; ++v) sum[c][v] += a * b[v];
-      }
-    }
-    for (int c = 0; c < CHANNELS; ++c) w[c] += p.in_features;
-  }
-  for (int c = 0; c < CHANNELS; ++c) {
-    __builtin_memcpy(p.out + (channel + c) * p.out_plane + pixel, sum[c], sizeof(sum[c]));
-  }
-}
-
-template <int WIDE>
-TARGET static void plane_channels(const Planes& p, int64_t pixel) {
-  int64_t channel = 0;
-  for (; channel + 5 <= p.count; channel += 5) plane_tile<5, WIDE>(p, channel, pixel);
-  switch (p.count - channel) {
-    case 4: plane_tile<4, WIDE>(p, channel, pixel); break;
-    case 3: plane_tile<3, WIDE>(p, channel, pixel); break;
-    case 2: plane_tile<2, WIDE>(p, channel, pixel); break;
-    case 1: plane_tile<1, WIDE>(p, channel, pixel); break;
-    default: break;
-  }
-}
-
-template <int WIDE>
-TARGET static void plane_pixels(const Planes& p, int64_t pixel) {
-  for (; pixel + WIDE * LANES <= p.out_plane; pixel += WIDE * LANES) plane_channels<WIDE>(p, pixel);
-  if constexpr (WIDE * LANES > GROUP) plane_pixels<WIDE - 1>(p, pixel);
-}
-
-TARGET static void run_planes(const Planes& p) { plane_pixels<VECTORS>(p, 0); }
-
+#include "dots.h"
 #include "minimal.h"
+#undef UNROLL
 
-static constexpr Loops LOOPS{run, run_row, larger, run_planes, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};
+static constexpr Loops LOOPS{run, run_row, larger, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};
