@@ -14,8 +14,15 @@ from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import costs
 
 PANEL, GROUP = 64, 16  # as in common.h
-import os
-WIDE = int(os.environ.get("WIDE","512"))
+# Outputs from which on 3x3 convolutions are filtered by small tiles: their images are too small for large
+# ones to repay 2.25 times the weights.
+WIDE = 512
+# Of Winograd's minimal filtering of 3 taps, by the inputs of a tile: F(2, 3), of the points 0, 1, -1 and
+# infinity, and F(4, 3), of 2 and -2 as well.
+_G = {
+    4: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    6: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+}
 TARGET = "adafuse_jax_compact_block"
 
 Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel, and the bias
@@ -24,10 +31,12 @@ Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel,
 class Weights(NamedTuple):
     """Of a block's convolutions, their norms folded in, laid out for the native code; see `pack`.
 
-    Panels are 64 outputs side by side. What there isn't has no panels.
+    Panels are 64 outputs side by side. What there isn't has no panels. Where one of the first two
+    convolutions is filtered by tiles (see `kernels/filtered.h`), its weights are by frequency, of which a
+    tile has side * side: kernel1 is (side, side, c, i) then, and kernel2's taps are frequencies.
     """
 
-    kernel1: Float[Array, "c taps1 i"]
+    kernel1: Float[Array, "c taps1 i"] | Float[Array, "side side c i"]
     bias1: Float[Array, " c"]
     kernel2: Float[Array, "panels2 taps2 c lanes"]
     bias2: Float[Array, " lanes2"]
@@ -64,14 +73,15 @@ def pack(
         conv2: after it.
         conv3: 1x1, if there is one.
         shortcut: 1x1, if it is a convolution.
+        strides: of the first two.
     """
     sides = [_side(conv[0], stride) for conv, stride in zip((conv1, conv2), strides, strict=True)]
     if sides[0]:
-        arrays = [np.moveaxis(filtered(conv1[0], sides[0]), 2, 1), conv1[1]]
+        arrays = [np.swapaxes(filtered(conv1[0], sides[0]), 2, 3), conv1[1]]
     else:
         arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
     if sides[1]:
-        conv2 = filtered(conv2[0], sides[1])[None], conv2[1]
+        conv2 = filtered(conv2[0], sides[1]), conv2[1]
     arrays += panels(*conv2)
     arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
@@ -83,24 +93,16 @@ def pack(
     return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
 
 
-# Of Winograd's minimal filtering for 3 taps, by the inputs of a tile: F(2, 3) for the points 0, 1, -1 and infinity,
-# F(4, 3) for 2 and -2 as well.
-_G = {
-    4: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    6: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
-}
-
-
-def _side(kernel: Float[np.ndarray, "k l i o"], stride: int) -> int | None:
-    """Inputs of a tile by which a convolution is filtered."""
+def _side(kernel: Float[np.ndarray, "k l i o"], stride: int) -> int:
+    """Inputs in a row of the tiles by which a convolution is filtered, or 0."""
     if kernel.shape[:2] != (3, 3) or stride != 1:
-        return None
+        return 0
     return 6 if kernel.shape[3] < WIDE else 4
 
 
-def filtered(kernel: Float[np.ndarray, "3 3 i o"], side: int) -> Float[np.ndarray, "frequencies i o"]:
-    """G w G^T."""
-    return np.einsum("fy,gx,yxio->fgio", _G[side], _G[side], kernel).reshape(-1, *kernel.shape[2:])
+def filtered(kernel: Float[np.ndarray, "3 3 i o"], side: int) -> Float[np.ndarray, "side side i o"]:
+    """A kernel by frequency, G w G^T, as tiles of `side` inputs in a row want it: 4 or 6."""
+    return np.einsum("fy,gx,yxio->fgio", _G[side], _G[side], kernel)
 
 
 def panels(
@@ -191,8 +193,10 @@ def compact_step(
 
 
 def _kernels(weights: Weights) -> tuple[int, int]:
-    taps1 = weights.kernel1.shape[0 if weights.kernel1.shape[1] == len(weights.bias1) else 1]
-    return tuple(3 if taps in (16, 36) else math.isqrt(taps) for taps in (taps1, weights.kernel2.shape[1]))
+    """Sizes of the kernels of the first two convolutions."""
+    taps1 = 9 if weights.kernel1.ndim == 4 else weights.kernel1.shape[1]
+    taps2 = weights.kernel2.shape[1]
+    return math.isqrt(taps1), math.isqrt(9 if taps2 in {side * side for side in _G} else taps2)
 
 
 def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:

@@ -17,6 +17,9 @@
 #define ADAFUSE_X86 1
 #endif
 
+// Before a loop over what is held in registers: GCC may leave it in memory where it unrolls by its own choice.
+#define UNROLL _Pragma("GCC unroll 8")
+
 namespace adafuse {
 
 constexpr int GROUP = 16;  // channels come in such groups

@@ -109,8 +109,8 @@ struct Block {
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
-  // Of their tiles, where conv1 and conv2 are filtered, else 0. Their weights are (side^2, width, in) and
-  // (panels, side^2, width, 64) then.
+  // Of the tiles by which conv1 and conv2 are filtered, or 0. Their weights are (side, side, width, in) and
+  // (panels, side * side, width, 64) then.
   int64_t side1, side2;
 };
 
@@ -432,7 +432,7 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
   const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
   if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
   for (const int64_t side : {4, 6}) {
-    if (kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {side * side, p.width, p.in_features})) {
+    if (kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {side, side, p.width, p.in_features})) {
       p.side1 = side;
     }
     if (kernel2 == 3 && stride2 == 1 && has_shape(weights2.dimensions(), {panels2, side * side, p.width, PANEL})) {

@@ -15,19 +15,19 @@ TARGET static inline void put(float* to, Vector x) { __builtin_memcpy(to, &x, si
 template <int ROWS, int WIDE>
 TARGET static void filter_tile(const float* v, int64_t pitch, const float* u, int64_t channels, bool first, float* m) {
   Vector sum[ROWS][WIDE];
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) sum[r][j] = first ? Vector{} : get(m + r * PANEL + j * LANES);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] = first ? Vector{} : get(m + r * PANEL + j * LANES);
   }
   for (int64_t k = 0; k < channels; ++k, u += PANEL) {
     Vector b[WIDE];
-    for (int j = 0; j < WIDE; ++j) b[j] = get(u + j * LANES);
-    for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get(u + j * LANES);
+    UNROLL for (int r = 0; r < ROWS; ++r) {
       const float a = v[r * pitch + k];
-      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+      UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) put(m + r * PANEL + j * LANES, sum[r][j]);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) put(m + r * PANEL + j * LANES, sum[r][j]);
   }
 }
 
@@ -63,19 +63,19 @@ template <int ROWS, int WIDE>
 TARGET static void outer_tile(const float* v, const float* d, int64_t tiles, int64_t group, bool first, float* s,
                               int64_t pitch) {
   Vector sum[ROWS][WIDE];
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) sum[r][j] = first ? Vector{} : get(s + r * pitch + j * LANES);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] = first ? Vector{} : get(s + r * pitch + j * LANES);
   }
   for (int64_t t = 0; t < tiles; ++t, v += GROUP, d += GROUP) {
     Vector b[WIDE];
-    for (int j = 0; j < WIDE; ++j) b[j] = get(d + j * LANES / GROUP * group + j * LANES % GROUP);
-    for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get(d + j * LANES / GROUP * group + j * LANES % GROUP);
+    UNROLL for (int r = 0; r < ROWS; ++r) {
       const float a = v[r];
-      for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
+      UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int j = 0; j < WIDE; ++j) put(s + r * pitch + j * LANES, sum[r][j]);
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int j = 0; j < WIDE; ++j) put(s + r * pitch + j * LANES, sum[r][j]);
   }
 }
 

@@ -8,9 +8,6 @@
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
 typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(float))));
 
-// Before a loop over what is held in registers: GCC may leave it in memory where it unrolls by its own choice.
-#define UNROLL _Pragma("GCC unroll 8")
-
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
 TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
@@ -100,25 +97,25 @@ TARGET static void run(const Panel& p, int64_t begin, int64_t end, int groups) {
 template <int ROWS, int WIDE>
 TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
   Vector sum[ROWS][WIDE];
-  for (int v = 0; v < WIDE; ++v) {
+  UNROLL for (int v = 0; v < WIDE; ++v) {
     __builtin_memcpy(&sum[0][v], p.bias + lane + v * LANES, sizeof(Vector));
-    for (int r = 1; r < ROWS; ++r) sum[r][v] = sum[0][v];
+    UNROLL for (int r = 1; r < ROWS; ++r) sum[r][v] = sum[0][v];
   }
   const float* w = p.weights + lane;
   for (int64_t k = 0; k < p.kernel; ++k) {
     const float* in[ROWS];
-    for (int r = 0; r < ROWS; ++r) in[r] = p.in + k * p.in_pitch + (pixel + r) * p.step;
+    UNROLL for (int r = 0; r < ROWS; ++r) in[r] = p.in + k * p.in_pitch + (pixel + r) * p.step;
     for (int64_t j = 0; j < p.count; ++j, w += PANEL) {
       Vector b[WIDE];
-      for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
-      for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+      UNROLL for (int r = 0; r < ROWS; ++r) {
         const float a = in[r][j];
-        for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+        UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
       }
     }
   }
-  for (int r = 0; r < ROWS; ++r) {
-    for (int v = 0; v < WIDE; ++v) {
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
       Mask bits = (Mask)sum[r][v];
       bits &= ~(Mask)(sum[r][v] < Vector{});
       __builtin_memcpy(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, &bits, sizeof(Vector));
@@ -155,6 +152,5 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
 
 #include "dots.h"
 #include "minimal.h"
-#undef UNROLL
 
 static constexpr Loops LOOPS{run, run_row, larger, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};

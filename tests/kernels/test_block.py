@@ -2,6 +2,7 @@
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
+from adafuse_jax.kernels import block
 from adafuse_jax.kernels.block import before_first, codes, compact_block, compact_step, pack
 from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
@@ -99,7 +101,8 @@ def test_a_block_is_its_parts(data):
         added = convolved(x, *project, strides[0] * strides[1]) if project else shortcut
         wanted = np.maximum(wanted + added, 0)
         shortcut = jnp.asarray(shortcut)
-    weights = pack(arrays[:2], arrays[2:], conv3, project, strides)
+    with mock.patch.object(block, "WIDE", draw(st.sampled_from([1, 1000]), label="tiles")):
+        weights = pack(arrays[:2], arrays[2:], conv3, project, strides)
     x, actions = jnp.asarray(x), jnp.asarray(actions)
     rest = (m, o), strides, shortcut, level
     assert_same(compact_block(x, weights, actions, *rest), wanted)
