@@ -40,7 +40,8 @@ PROFILE = flags.DEFINE_string(
 
 def run(config: Config) -> None:
     """Does what the flags say."""
-    from adafuse_jax.train import compiled, hosts, loop, memory, profile
+    from adafuse_jax import memory
+    from adafuse_jax.train import compiled, hosts, loop, profile
     from adafuse_jax.train import run as runs
 
     memory.keep_freed()

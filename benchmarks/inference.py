@@ -133,8 +133,9 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median seconds of a batch of clips, or of a frame of each stream, by kind and way."""
     import jax
 
-    from adafuse_jax import bench, create_model
+    from adafuse_jax import bench, create_model, memory
 
+    memory.keep_freed()  # as the command `adafuse` does
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     model = create_model(f"adafuse_tsn_{args.backbones[0]}", num_classes=CLASSES)
     shape = (args.batches[0], FRAMES, args.image_size, args.image_size, 3)

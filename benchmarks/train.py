@@ -153,9 +153,10 @@ def measure(framework: str, model: str, folder: Path, args: argparse.Namespace) 
 def _our_step(model: str, folder: Path, args: argparse.Namespace, with_input: bool):
     import jax
 
+    from adafuse_jax import memory
     from adafuse_jax.config import Config
     from adafuse_jax.input import pipeline
-    from adafuse_jax.train import memory, mesh, run
+    from adafuse_jax.train import mesh, run
     from adafuse_jax.train import state as states
     from adafuse_jax.train.optim import make_optimizer
     from adafuse_jax.train.step import make_train_step

@@ -26,7 +26,7 @@ BUILDING = {
 }
 # What a user does with a trained model: may import all of the above, and each other.
 USER = ("predict", "streaming", "compact", "live", "bench", "convert", "export", "report", "cli")
-FOUNDATION = ("errors", "config", "config_checks")
+FOUNDATION = ("errors", "memory", "config", "config_checks")
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
+from adafuse_jax import memory
 from adafuse_jax.cli import bench, clips, models, weights
 from adafuse_jax.errors import UserError
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for room in (models, bench, clips, weights):
         room.add(commands)
     args = parser.parse_args(argv)
+    memory.keep_freed()
     return guarded(lambda: args.run(args))
 
 

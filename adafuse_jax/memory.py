@@ -7,12 +7,12 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed() -> bool:
-    """Lets glibc keep what is freed for the next step, instead of giving it back to the system.
+    """Lets glibc keep what is freed for the next time, instead of giving it back to the system.
 
-    XLA on the CPU frees the temporaries of a step at its end. The system hands them out as pages of zeros, at
-    the first touch of each: with some 400 MB a step that took a fifth of its processor time. So that blocks
-    of this size are kept, all threads share one heap: those that start after this, so that it is to be
-    called before JAX finds its devices.
+    XLA on the CPU frees the temporaries of a step, or call, at its end. The system hands them out as pages of
+    zeros, at the first touch of each: with some 400 MB a step that took a fifth of its processor time. So
+    that blocks of this size are kept, all threads share one heap: those that start after this, so that it is
+    to be called before JAX finds its devices.
 
     Returns:
         Whether the C library does it.

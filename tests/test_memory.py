@@ -1,4 +1,4 @@
-"""Memory that a step frees serves the next one."""
+"""Memory that a step, or a call, frees serves the next one."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def steps():
         step()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-if sys.argv[1] == "keep" and not runpy.run_path("adafuse_jax/train/memory.py")["keep_freed"]():
+if sys.argv[1] == "keep" and not runpy.run_path("adafuse_jax/memory.py")["keep_freed"]():
     print("cannot")
     sys.exit()
 faults = []
