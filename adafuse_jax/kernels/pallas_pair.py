@@ -202,10 +202,12 @@ def _first(conv, sizes, tile, needed, channels, x, kernel, bias, out):
         at = (channel * conv.kernel**2 + tap)[:, None] * i + of_x[None]
         return total + pl.dot(a, _load(kernel, at, exists[:, None] & there[None]), trans_b=True)
 
-    steps = jnp.where(pl.program_id(0) * tile.outputs < needed[0], conv.kernel**2 * blocks, 0)
+    end = needed[0] * ALIGNED
+    # As a factor: jax 0.10.2 lowers a where of two constants to one of booleans, which Triton rejects.
+    steps = (pl.program_id(0) * tile.outputs < end).astype(jnp.int32) * (conv.kernel**2 * blocks)
     total = jax.lax.fori_loop(0, steps, step, jnp.zeros((tile.pixels, tile.outputs)))
     total = jnp.maximum(total + _load(bias, channel, exists)[None], 0)
-    _store(out, pixel[:, None] * width + column[None], total, _inside(conv, pixel, column < needed[0]))
+    _store(out, pixel[:, None] * width + column[None], total, _inside(conv, pixel, column < end))
 
 
 def _second(conv, sizes, tile, kept, shared, needed, *arrays):
@@ -215,24 +217,29 @@ def _second(conv, sizes, tile, kept, shared, needed, *arrays):
     output, pixel = _numbers(0, tile.outputs), _numbers(1, tile.pixels)
 
     def products(y, channels, start, end, total):
-        """Adds those of columns from `start` to `end`."""
-        blocks = pl.cdiv(jnp.maximum(end - start, 0), tile.inputs)
+        """Adds those of the columns from `start` to `end`, in units of `ALIGNED`."""
+        # Multiplied here, the compiler knows by what the numbers of the columns divide.
+        start, end = start * ALIGNED, end * ALIGNED
+        blocks = pl.cdiv(end - start, tile.inputs)
 
-        def step(number, total):
-            tap, block = _divided(number, blocks)
-            source, inside = conv.source(pixel, tap)
+        def of_block(block, total):
             column = start + block * tile.inputs + jnp.arange(tile.inputs)
             channel = _load(channels, column, column < end, c)
-            # Beyond the last column lies what was never written.
-            a = _load(y, source[:, None] * width + column[None], inside[:, None] & (column < end)[None])
-            at = (tap * c + channel)[:, None] * o + output[None]
-            return total + pl.dot(a, _load(kernel, at, (channel < c)[:, None] & (output < o)[None]))
 
-        return jax.lax.fori_loop(0, conv.kernel**2 * blocks, step, total)
+            def of_tap(tap, total):
+                source, inside = conv.source(pixel, tap)
+                # Beyond the end lie other columns, and what was never written.
+                a = _load(y, source[:, None] * width + column[None], inside[:, None] & (column < end)[None])
+                at = (tap * c + channel)[:, None] * o + output[None]
+                return total + pl.dot(a, _load(kernel, at, (channel < c)[:, None] & (output < o)[None]))
+
+            return jax.lax.fori_loop(0, conv.kernel**2, of_tap, total)
+
+        return jax.lax.fori_loop(0, blocks, of_block, total)
 
     total = jnp.zeros((tile.pixels, tile.outputs))
     total = products(y, channels, 0, kept[0], total)
-    total = products(y_before, channels_before, shared[0] * ALIGNED, needed[0], total)
+    total = products(y_before, channels_before, shared[0], needed[0], total)
     total += _load(bias, output, output < o)[None]
     _store(out, pixel[:, None] * o + output[None], total, _inside(conv, pixel, output < o))
 
