@@ -1,9 +1,9 @@
 """Which channels of which frame are computed, and where they lie: the index lists of `kernels.pallas_pair`.
 
 A frame's channels that are kept there or reused at the next (paper, Eq. 5) are written side by side, in this
-order: kept alone, kept and reused, reused alone. So what the frame itself reads is one run of columns, the first
-two groups, and what the next frame reads of it another, the last two; no channel is copied. Each group is
-filled up with empty columns to a multiple of 16, so that loads are aligned; these are computed as zeros.
+order: kept alone, kept and reused, reused alone. So what the frame itself reads is one run of columns, the
+first two groups, and what the next frame reads of it another, the last two; no channel is copied. Each group
+is filled up with empty columns to a multiple of 16, so that loads are aligned; these are computed as zeros.
 """
 
 from typing import NamedTuple
@@ -43,14 +43,14 @@ def columns_of(actions: Int8[Array, "b t c"], block: int) -> Columns:
     b, t, c = actions.shape
     keep = actions == KEEP
     after = jnp.pad(actions[:, 1:] == REUSE, ((0, 0), (0, 1), (0, 0)))
-    groups = [group.reshape(b * t, c) for group in (keep & ~after, keep & after, ~keep & after)]
+    groups = jnp.stack([keep & ~after, keep & after, ~keep & after]).reshape(3, b * t, c)
+    rank = jnp.cumsum(groups, -1, dtype=jnp.int32)
+    filled = -(-rank[..., -1] // ALIGNED)
+    ends = jnp.cumsum(filled, 0)
+    column = jnp.where(groups, ((ends - filled) * ALIGNED)[..., None] + rank - 1, 0).sum(0)
     width = -(-(c + 3 * (ALIGNED - 1)) // block) * block
-    column, ends = width, [jnp.zeros(b * t, jnp.int32)]  # beyond the last: dropped
-    for group in groups:
-        rank = jnp.cumsum(group, -1, dtype=jnp.int32)
-        column = jnp.where(group, (ALIGNED * ends[-1])[:, None] + rank - 1, column)
-        ends.append(ends[-1] + -(-rank[:, -1] // ALIGNED))
+    column = jnp.where(groups.any(0), column, width)  # beyond the last: dropped
     frames, numbers = jnp.arange(b * t)[:, None], jnp.arange(c, dtype=jnp.int32)
     empty = jnp.full((b * t, width), c, jnp.int32)
     channels = empty.at[frames, column].set(jnp.broadcast_to(numbers, column.shape), mode="drop")
-    return Columns(channels, needed=ends[3], kept=ends[2], shared=ends[1])
+    return Columns(channels, needed=ends[2], kept=ends[1], shared=ends[0])

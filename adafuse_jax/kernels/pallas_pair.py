@@ -2,13 +2,13 @@
 
 conv2(fuse(relu(conv1(x)))) as two Pallas kernels (Triton), each an implicit matrix product per frame, tile of
 pixels and tile of outputs; all frames of all clips are one launch. The first computes the columns that
-`kernels.columns` lists, and its inputs are all channels. The second goes over the channels that aren't skipped
-alone, first those kept, in the frame's own columns, then those reused, where they lie among the columns of
-the frame before. Which channels are active is data on the device: nothing waits for the host, and a model
-is compiled once for all policies.
+`kernels.columns` lists, and its inputs are all channels. The second goes over the channels that aren't
+skipped alone, first those kept, in the frame's own columns, then those reused, where they lie among the
+columns of the frame before. Which channels are active is data on the device: nothing waits for the host, and
+a model is compiled once for all policies.
 
-On a CPU Pallas interprets the kernels: for tests. What was checked of the GPU path is in benchmarks/README.md:
-it has never run on one.
+On a CPU Pallas interprets the kernels, for tests. They have never run on a GPU: what was checked without one
+is in benchmarks/README.md.
 """
 
 import functools
@@ -47,6 +47,9 @@ class Tile(NamedTuple):
     stages: int = 3
 
 
+TILE = Tile()
+
+
 class PairWeights(NamedTuple):
     """Of both convolutions, their norms folded in; see `pack_pair`. The rows of a channel are contiguous."""
 
@@ -66,9 +69,8 @@ def pack_pair(
     """Lays weights out; the kernels become `dtype`, the biases stay float32."""
     kernel1 = np.moveaxis(kernel1.reshape(-1, *kernel1.shape[2:]), 2, 0)
     kernel2 = kernel2.reshape(-1, *kernel2.shape[2:])
-    kernels = (jnp.asarray(kernel, dtype) for kernel in (kernel1, kernel2))
-    biases = (jnp.asarray(bias, jnp.float32) for bias in (bias1, bias2))
-    (kernel1, kernel2), (bias1, bias2) = kernels, biases
+    kernel1, kernel2 = (jnp.asarray(kernel, dtype) for kernel in (kernel1, kernel2))
+    bias1, bias2 = (jnp.asarray(bias, jnp.float32) for bias in (bias1, bias2))
     return PairWeights(kernel1, bias1, kernel2, bias2)
 
 
@@ -89,8 +91,8 @@ class _Conv(NamedTuple):
     def source(self, pixel, tap):
         """The pixel of the input under a tap of the pixels of the output, and whether there is one."""
         rows, columns = self.out
-        y, x = (_divided(pixel, columns), _divided(tap, self.kernel))
-        y, x = (out * self.stride + of_tap - self.kernel // 2 for out, of_tap in zip(y, x, strict=True))
+        of_pixel, of_tap = _divided(pixel, columns), _divided(tap, self.kernel)
+        y, x = (p * self.stride + t - self.kernel // 2 for p, t in zip(of_pixel, of_tap, strict=True))
         inside = (y >= 0) & (y < self.height) & (x >= 0) & (x < self.width) & (pixel < rows * columns)
         return y * self.width + x, inside
 
@@ -100,13 +102,13 @@ def compact_pair(
     weights: PairWeights,
     actions: Int8[Array, "b t c"],
     strides: tuple[int, int] = (1, 1),
-    tile: Tile = Tile(),
+    tile: Tile = TILE,
 ) -> Float[Array, "b t y x o"]:
     """conv2(fuse(relu(conv1(x)))) with Eq. 3 by `actions`, without a gradient.
 
     Products of x's type, sums in float32; what lies between the convolutions is of x's type again. float32 is
-    multiplied as `jax.default_matmul_precision` says, on a GPU by default as TensorFloat-32. What isn't finite
-    in a skipped channel doesn't make others NaN, as 0 * inf does in the dense computation.
+    multiplied as `jax.default_matmul_precision` says, on a GPU by default as TensorFloat-32. What isn't
+    finite in a skipped channel doesn't make others NaN, as 0 * inf does in the dense computation.
 
     Args:
         x: float32 or bfloat16, as the kernels.
