@@ -1,10 +1,10 @@
 """What of a model runs compactly on a GPU: the residual blocks where that was measured to be faster.
 
-Each block with fusion is timed on the GPU as it is; with all computed and the norms folded into the first two
+Each block with fusion is timed on the GPU as it is; with all computed and the norms folded into its first two
 convolutions, so that compact execution doesn't win by that alone; and with these two by `kernels.pallas_pair`
 in several tilings. On maps of the real sizes, with the policies that the model finds for a clip, since what
-they leave out is what can be saved. Where dense wins, dense runs. All this is tested on CPUs alone: no GPU has
-made a choice by it yet.
+they leave out is what can be saved. Where dense wins, dense runs. All this is tested on CPUs alone: no GPU
+has made a choice by it yet.
 """
 
 import functools

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from adafuse_jax import flops
-from adafuse_jax.compact_gpu import DENSE, Choice
+from adafuse_jax.compact_gpu import Choice
 from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.report import saved, summary
@@ -52,15 +52,15 @@ def text(
             "per clip" if kind == "clip" else "a frame",
         )
     if choices:
-        lines += ["", "where policies decide, as measured: ms of a block on all clips", *_table(choices)]
+        lines += ["", "where policies decide, as measured: ms of a block on all clips", *table(choices)]
     return "\n".join(lines)
 
 
-def _table(choices: Mapping[str, Choice]) -> list[str]:
-    """A line for each site: what runs, and the times of dense and of each tiling."""
+def table(choices: Mapping[str, Choice]) -> list[str]:
+    """A line for each site: what runs, and the milliseconds of everything computed and of each tiling."""
     ways = list(next(iter(choices.values())).seconds)
     lines = [f"{'':<12} {'runs':<10}" + "".join(f"{way:>11}" for way in ways)]
     for site, choice in choices.items():
-        how = DENSE if choice.way == DENSE else "compact"
-        lines.append(f"{site:<12} {how:<10}" + "".join(f"{1e3 * choice.seconds[way]:>11.3f}" for way in ways))
+        times = "".join(f"{1e3 * choice.seconds[way]:>11.3f}" for way in ways)
+        lines.append(f"{site:<12} {'compact' if choice.compact else 'dense':<10}{times}")
     return lines
