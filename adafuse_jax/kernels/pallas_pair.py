@@ -202,7 +202,7 @@ def _first(conv, sizes, tile, needed, channels, x, kernel, bias, out):
         there = of_x < i
         a = _load(x, source[:, None] * i + of_x[None], inside[:, None] & there[None])
         at = (channel * conv.kernel**2 + tap)[:, None] * i + of_x[None]
-        return total + pl.dot(a, _load(kernel, at, exists[:, None] & there[None]), trans_b=True)
+        return total + triton.dot(a, _load(kernel, at, exists[:, None] & there[None]), trans_b=True)
 
     end = needed[0] * ALIGNED
     # As a factor: jax 0.10.2 lowers a where of two constants to one of booleans, which Triton rejects.
@@ -233,7 +233,7 @@ def _second(conv, sizes, tile, kept, shared, needed, *arrays):
                 # Beyond the end lie other columns, and what was never written.
                 a = _load(y, source[:, None] * width + column[None], inside[:, None] & (column < end)[None])
                 at = (tap * c + channel)[:, None] * o + output[None]
-                return total + pl.dot(a, _load(kernel, at, (channel < c)[:, None] & (output < o)[None]))
+                return total + triton.dot(a, _load(kernel, at, (channel < c)[:, None] & (output < o)[None]))
 
             return jax.lax.fori_loop(0, conv.kernel**2, of_tap, total)
 
