@@ -138,9 +138,8 @@ def compact_pair(
         out=(frames, between, width),
         tile=tile,
     )
-    # Nothing lies before a clip's first frame.
-    started = jnp.arange(frames) % t > 0
-    shared, needed = (jnp.where(started, jnp.roll(of, 1), 0) for of in (columns.shared, columns.needed))
+    # Before a clip's first frame lies another's last, of which nothing is reused: no columns.
+    shared, needed = (jnp.roll(of, 1) for of in (columns.shared, columns.needed))
     out = _call(
         functools.partial(_second, conv2, (width, c, o), tile),
         (_THIS, columns.kept, shared, needed, columns.channels, y),

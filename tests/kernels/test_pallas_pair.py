@@ -16,7 +16,7 @@ from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels.pallas_pair import PairWeights, Tile, compact_pair, pack_pair
 
-SMALL = Tile(16, 16, 16)
+SMALL, MIXED = Tile(16, 16, 16), Tile(16, 32, 64)
 
 run = functools.partial(quick_jit, static_argnums=(3, 4))(compact_pair)
 
@@ -37,7 +37,7 @@ def test_a_pair_is_its_parts(data):
     *sizes, i, c, o = (draw(st.integers(1, n), label=name) for name, n in most.items())
     kernels = draw(st.tuples(*[st.sampled_from([1, 3])] * 2), label="kernels")
     strides = draw(st.tuples(*[st.integers(1, 2)] * 2), label="strides")
-    tile = draw(st.sampled_from([SMALL, Tile(16, 32, 64)]), label="tile")
+    tile = draw(st.sampled_from([SMALL, MIXED]), label="tile")
     x, actions, arrays = drawn(np.random.default_rng(draw(st.integers(0, 99))), sizes, (i, c, o), kernels)
     weights = pack_pair(*arrays)
     for policy in (actions, *(np.full_like(actions, action) for action in (SKIP, REUSE, KEEP))):
@@ -54,7 +54,7 @@ def test_bfloat16():
     x, *kernels = (np.array(jnp.asarray(a, jnp.bfloat16), np.float32) for a in (x, arrays[0], arrays[2]))
     arrays = [kernels[0], arrays[1], kernels[1], arrays[3]]
     weights = pack_pair(*arrays, jnp.bfloat16)
-    found = run(jnp.asarray(x, jnp.bfloat16), weights, jnp.asarray(actions), (1, 2), SMALL)
+    found = run(jnp.asarray(x, jnp.bfloat16), weights, jnp.asarray(actions), (1, 2), MIXED)
     assert_near(found, expected(x, actions, arrays, (1, 2)), jnp.bfloat16)
 
 
@@ -63,7 +63,7 @@ def test_nan_stays_in_its_frame_and_in_what_is_reused():
     x[0, 1, 2, 2] = np.nan
     for action, seen in ((KEEP, [1]), (REUSE, [2]), (SKIP, [])):
         actions = jnp.full((1, 3, 5), action, jnp.int8)
-        found = run(jnp.asarray(x), pack_pair(*arrays), actions, (1, 1), SMALL)
+        found = run(jnp.asarray(x), pack_pair(*arrays), actions, (1, 1), MIXED)
         assert [t for t in range(3) if np.isnan(found[0, t]).any()] == seen
 
 
