@@ -28,7 +28,7 @@ def assert_near(found, wanted, dtype=jnp.float32):
     np.testing.assert_allclose(np.asarray(found, np.float32), wanted, rtol=0, atol=atol)
 
 
-@settings(deadline=None, max_examples=9)
+@settings(deadline=None, max_examples=7)
 @given(st.data())
 def test_a_pair_is_its_parts(data):
     """Of any sizes and policies, several clips at once."""
