@@ -133,6 +133,15 @@ def test_times_are_medians_by_turns(monkeypatch):
     assert "".join(order) == "ab" * (compact_gpu._TURNS + 1)
 
 
+def test_what_cannot_run_takes_forever():
+    def fails():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: shared memory")
+
+    assert compact_gpu.seconds({DENSE: lambda: None, "128x128x64": fails})["128x128x64"] == np.inf
+    with pytest.raises(jax.errors.JaxRuntimeError, match="shared memory"):
+        compact_gpu.seconds({DENSE: fails})
+
+
 def test_of_equals_dense():
     assert Choice({"16x16x16": 1.0, FOLDED: 1.0, DENSE: 1.0}).way == DENSE
     assert Choice({DENSE: 2.0, FOLDED: 1.0, "16x16x16": 3.0}).compact is False
