@@ -16,12 +16,19 @@ from jax.experimental.pallas import triton
 from adafuse_jax.kernels.columns import ALIGNED
 from adafuse_jax.ops import costs
 
-
 THIS, BEFORE, ALL = "this frame", "the frame before", "all"  # what of an array a program sees
 
 
 def call(kernel, *operands, out, tile):
-    """A kernel on a grid of (tiles of outputs, tiles of pixels, frames); all that it sees is flat."""
+    """Launches a kernel on a grid of (tiles of outputs, tiles of pixels, frames).
+
+    Args:
+        kernel: `first` or `second`, with all but its arrays given.
+        *operands: (what a program sees, arrays), in the kernel's order; all but those seen as a whole begin
+            with an axis of frames. The last two are kernel and bias of the convolution.
+        out: frames, pixels and columns or channels of the result, which is of the kernel's type.
+        tile: a `pallas_pair.Tile`.
+    """
     frames, pixels, outputs = out
 
     def spec(seen, size):
@@ -77,7 +84,7 @@ class Conv(NamedTuple):
 
 
 def first(conv, sizes, tile, needed, channels, x, kernel, bias, out):
-    """relu(conv1(x)) of a frame, the columns listed."""
+    """relu(conv1(x)) of a frame, in the columns of `needed`; sizes: inputs, channels, columns of a pixel."""
     i, c, width = sizes
     column, pixel = _numbers(0, tile.outputs), _numbers(1, tile.pixels)
     channel = channels[pl.ds(pl.program_id(0) * tile.outputs, tile.outputs)]
@@ -101,7 +108,10 @@ def first(conv, sizes, tile, needed, channels, x, kernel, bias, out):
 
 
 def second(conv, sizes, tile, kept, shared, needed, *arrays):
-    """conv2 of a frame's channels that aren't skipped."""
+    """conv2 of a frame's channels that aren't skipped; sizes: columns of a pixel, channels, outputs.
+
+    `arrays` are channels and maps of this frame, those of the frame before, the weights and the output.
+    """
     channels, y, channels_before, y_before, kernel, bias, out = arrays
     width, c, o = sizes
     output, pixel = _numbers(0, tile.outputs), _numbers(1, tile.pixels)
