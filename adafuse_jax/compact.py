@@ -1,28 +1,32 @@
-"""A model whose policies save time on the CPU, not MACs alone: what they leave out isn't computed.
+"""A model whose policies save time, not MACs alone: what they leave out isn't computed.
 
     fast = Compact(model)
     out = fast(clip)  # as model(clip)
 
 Of each residual block with fusion, the first convolution computes the channels that are kept, or reused at
-the next frame, the second reads those that aren't skipped; reusing a channel copies nothing. Norms, ReLUs and
-the shortcut are part of the same native call. All else runs as in the model. The native code is compiled when
-it is first used, see `kernels.build`; where it can't be, and on other devices, the model itself runs.
+the next frame, the second reads those that aren't skipped; reusing a channel copies nothing. On the CPU,
+norms, ReLUs and the shortcut are part of the same native call, compiled when it is first used, see
+`kernels.build`. On a GPU, blocks run so where that is measured to be faster, see `compact_gpu`. All else runs
+as in the model; where there is no native code, and on other devices, the model itself runs.
 """
 
 import functools
 import logging
+import threading
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int8, Key
 
+from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import codes, compact_block, pack
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
-from adafuse_jax.layers import BatchNorm, TemporalFusion
+from adafuse_jax.layers import TemporalFusion
+from adafuse_jax.models.folded import folded
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
 from adafuse_jax.models.resnet import ResidualBlock, ResNet, per_frame
 from adafuse_jax.models.sites import RandomPolicy
@@ -84,50 +88,71 @@ class _Stem(nnx.Module):
         return per_frame(lambda x: compact_stem(x, weights, self.features, 2, self.pool), clip)
 
 
-def folded(conv: nnx.Conv, bn: BatchNorm) -> tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]:
-    """Kernel and bias of one convolution that gives bn(conv(x))."""
-    factor = np.asarray(bn.scale[...]) / np.sqrt(np.asarray(bn.var[...]) + bn.epsilon)
-    return np.asarray(conv.kernel[...]) * factor, np.asarray(bn.bias[...]) - np.asarray(bn.mean[...]) * factor
-
-
 class Compact:
-    """A model, with its likeliest actions and running statistics, run compactly on the CPU.
+    """A model, with its likeliest actions and running statistics, run compactly.
 
-    Calls give what the model gives, up to the rounding of float32, as long as nothing overflows: the sums of
-    a convolution are added up in another order. They may come from several threads.
+    Calls give what the model gives, up to rounding, as long as nothing overflows: the sums of a convolution
+    are added up in another order. They may come from several threads. On a GPU the first call on clips of a
+    shape chooses what runs compactly, which takes as long as many calls.
 
     Args:
         model: a ResNet of the zoo with fusion; it isn't changed, and later changes to it aren't seen.
+        measure: what a GPU's choices are made by.
 
     Attributes:
-        native: whether the native code runs, or the model as it is.
+        native: whether there is code to run it compactly here, or the model runs as it is.
 
     Raises:
-        UserError: for another model, or one that doesn't compute in float32.
+        UserError: for another model, or, except on a GPU, one that doesn't compute in float32.
     """
 
-    def __init__(self, model: Recognizer):
-        executed = compacted(model)
-        self.native = executed is not None
-        if executed is None:
-            executed = model
-        self._graph, weights = nnx.split(executed)
-        self._weights = jax.device_put(weights)  # once, not at each call
-        self._jitted = jax.jit(lambda weights, clip: nnx.merge(self._graph, weights)(clip))
+    def __init__(self, model: Recognizer, measure: compact_gpu.Measure = compact_gpu.seconds):
+        self._on_gpu = jax.default_backend() == "gpu"
+        self._chosen, self._choosing = {}, threading.Lock()
+        if self._on_gpu:
+            _check(model)
+            self.native, self._measure, self._model = True, measure, nnx.clone(model)
+        else:
+            executed = compacted(model)
+            self.native = executed is not None
+            self._run = _jitted(executed if self.native else model)
+
+    def choices(self, clip: Float[Array, "b t h w 3"]) -> dict[str, compact_gpu.Choice]:
+        """How each site's block runs on clips of this shape on a GPU; elsewhere there is nothing to choose.
+
+        Measured by the first clip of a shape, with its policies.
+        """
+        return self._of(clip)[1] if self._on_gpu else {}
+
+    def _of(self, clip):
+        key = clip.shape, clip.dtype
+        with self._choosing:  # two measurements at once would be wrong
+            if key not in self._chosen:
+                executed, choices = compact_gpu.compacted(self._model, clip, self._measure)
+                self._chosen[key] = _jitted(executed), choices
+            return self._chosen[key]
 
     def __call__(self, clip: Float[Array, "b t h w 3"]) -> Output:
         """Classifies clips.
 
         Args:
-            clip: normalised frames, float32.
+            clip: normalised frames, float32 (on a GPU, any floats).
 
         Raises:
             UserError: for a clip of another shape or type.
         """
         check_call(clip, None, False)
+        if self._on_gpu:
+            return self._of(clip)[0](clip)
         if clip.dtype != jnp.float32:
             raise UserError(f"clip: expected float32 for compact execution, found {clip.dtype}")
-        return self._jitted(self._weights, clip)
+        return self._run(clip)
+
+
+def _jitted(model: Recognizer) -> Callable[[Array], Output]:
+    graph, weights = nnx.split(model)
+    run = jax.jit(lambda weights, clip: nnx.merge(graph, weights)(clip))
+    return functools.partial(run, jax.device_put(weights))  # once, not at each call
 
 
 def check_execution(execution: str) -> None:
@@ -136,15 +161,21 @@ def check_execution(execution: str) -> None:
         raise unknown("execution", execution, EXECUTIONS)
 
 
-def compacted(model: Recognizer) -> Recognizer | None:
+def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) -> Recognizer | None:
     """A copy of the model whose blocks with fusion run compactly; None where native code can't run.
 
     It takes frames of float32 and its running statistics, and has no gradient.
+
+    Args:
+        model: see `Compact`.
+        clip: by which a GPU is to choose; without, as for streams, nothing runs compactly there.
 
     Raises:
         UserError: for another model than `Compact` takes.
     """
     _check(model)
+    if clip is not None and jax.default_backend() == "gpu":
+        return compact_gpu.compacted(model, clip, compact_gpu.seconds)[0]
     if not _usable():
         return None
     copy = nnx.clone(model)
@@ -169,7 +200,9 @@ def _usable() -> bool:
 @functools.cache  # once is enough
 def _tell(backend: str) -> None:
     _log.warning(
-        "compact execution: for the CPU alone, found %s; everything is computed (dense) instead", backend
+        "compact execution%s: for the CPU alone, found %s; everything is computed (dense) instead",
+        " of streams" if backend == "gpu" else "",
+        backend,
     )
 
 
@@ -180,6 +213,7 @@ def _check(model: Recognizer) -> None:
     blocks = [block for _, block in model.backbone.named_blocks() if block.fusion is not None]
     if not blocks:
         raise UserError(f"compact execution: expected a model with fusion, found {name!r}")
+    only_float32 = jax.default_backend() != "gpu"
     for block in blocks:
         if not isinstance(block.fusion, TemporalFusion | RandomPolicy):
             raise UserError(
@@ -187,6 +221,5 @@ def _check(model: Recognizer) -> None:
                 f"{type(block.fusion).__name__} in {name!r}"
             )
         for conv in (block.conv1, block.conv2):
-            dtype = conv.kernel[...].dtype if conv.dtype is None else jnp.dtype(conv.dtype)
-            if dtype != jnp.float32:
+            if only_float32 and (dtype := compact_gpu.dtype_of(conv)) != jnp.float32:
                 raise UserError(f"compact execution: expected a model of float32, found {name!r} of {dtype}")

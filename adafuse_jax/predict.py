@@ -76,8 +76,6 @@ def predict(path: Path, trained: Trained, execution: str = "dense") -> Predictio
     check_execution(execution)
     parts = trained.parts
     models = {"dense": put_together(parts.graph, jax.device_get(parts.params), jax.device_get(parts.stats))}
-    if execution == "compact" and (model := compacted(models["dense"])) is not None:
-        models["compact"] = model
     config, found = trained.config, []
     data = as_filmed(config.data)
 
@@ -89,6 +87,8 @@ def predict(path: Path, trained: Trained, execution: str = "dense") -> Predictio
     except decode.UnreadableClip as error:
         raise UserError(f"video {error}") from error
 
+    if execution == "compact" and (model := compacted(models["dense"], normalize(clip, data))) is not None:
+        models["compact"] = model
     seconds = {}
     for name, model in models.items():  # the last one's results count
         run = _classifier(model, trained.config, data)

@@ -144,7 +144,7 @@ class Stream:
     Args:
         model: of the zoo; it isn't changed.
         execution: "dense", or "compact": what the policies leave out isn't computed, on the CPU (see
-            `compact.Compact`). A channel that is reused and wasn't computed at the frame before is then.
+            `compact.Compact`); a channel that is reused and wasn't computed at the frame before is then.
 
     Attributes:
         execution: what runs: "dense" also where "compact" can't.

@@ -106,12 +106,12 @@ def test_the_model_stays_as_it_is(native):
     jax.tree.map(np.testing.assert_array_equal, state, before[1])
 
 
-def test_off_the_cpu_all_is_dense(monkeypatch, caplog):
+def test_on_a_tpu_all_is_dense(monkeypatch, caplog):
     model = made("adafuse_tsn_tiny")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert not Compact(model).native and not Compact(model).native
     (record,) = caplog.records
-    assert "for the CPU alone, found gpu; everything is computed (dense) instead" in record.getMessage()
+    assert "for the CPU alone, found tpu; everything is computed (dense) instead" in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,18 @@ BUILDING = {
     "kernels": ("ops",),
 }
 # What a user does with a trained model: may import all of the above, and each other.
-USER = ("predict", "streaming", "compact", "live", "bench", "convert", "export", "report", "cli")
+USER = (
+    "predict",
+    "streaming",
+    "compact",
+    "compact_gpu",
+    "live",
+    "bench",
+    "convert",
+    "export",
+    "report",
+    "cli",
+)
 FOUNDATION = ("errors", "memory", "config", "config_checks")
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from adafuse_jax.bench.draws import Drawn
 from adafuse_jax.compact import EXECUTIONS, Compact
+from adafuse_jax.compact_gpu import Choice
 from adafuse_jax.errors import UserError
 from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.recognizer import Output, Recognizer
@@ -26,11 +27,13 @@ class Runs:
         clip: {execution: () -> what the model says}, on all frames at once.
         stream: {execution: () -> the same after each frame}, one frame after the other, each waited for.
         missing: why some of them are missing, a line each.
+        choices: of each site whose block runs compactly or not by what was measured on a GPU.
     """
 
     clip: dict[str, Callable[[], Output]]
     stream: dict[str, Callable[[], list[StreamOutput]]]
     missing: list[str]
+    choices: dict[str, Choice] = dataclasses.field(default_factory=dict)
 
     def named(self) -> dict[tuple[str, str], Callable[[], Any]]:
         """All of them, as {("clip" or "stream", execution): run}."""
@@ -64,11 +67,16 @@ def prepare(
         if made is None:
             runs.missing.append("compact execution: expected native code, found none here")
             continue
+        if execution == "compact":
+            runs.choices.update(made.choices(clip))
         runs.clip[execution] = lambda made=made: made(clip)
         try:
             stream = Stream(on_frames, execution)
         except UserError as error:
             runs.missing.append(str(error))
+            continue
+        if stream.execution != execution:
+            runs.missing.append(f"compact execution of streams: none on {jax.default_backend()}")
         else:
             runs.stream[execution] = _frame_by_frame(stream, clip, drawn)
     # What holds of both executions is told once.

@@ -73,7 +73,7 @@ def _bench(args: argparse.Namespace) -> None:
         f"{args.turns} turns on {_cores()} cores, load average {before:.1f} before and "
         f"{os.getloadavg()[0]:.1f} after"
     )
-    print(report.text(model, policies, seconds, args.batch, data.image_size, data.num_frames))
+    print(report.text(model, policies, seconds, args.batch, data.image_size, data.num_frames, runs.choices))
 
 
 def _cores() -> int:

@@ -30,5 +30,6 @@ def add_execution(command: argparse.ArgumentParser) -> None:
         "--execution",
         choices=("dense", "compact"),
         default="dense",
-        help="compact: leave out what the policies leave out, on the CPU; timed beside dense",
+        help="compact: leave out what the policies leave out, on the CPU, and on a GPU of clips alone; timed "
+        "beside dense",
     )

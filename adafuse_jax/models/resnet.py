@@ -105,8 +105,9 @@ class ResidualBlock(nnx.Module):
         self.fusion: Decider | None = nnx.data(None)
         # What a stream, which has one frame at a time, puts in place of the shift over a clip.
         self.shifter: nnx.Module | None = nnx.data(None)
-        # What compact execution puts in place of `convolved`.
+        # What compact execution puts in place of `convolved`, or, on a GPU, of `pair`.
         self.executed: nnx.Module | None = nnx.data(None)
+        self.paired: nnx.Module | None = nnx.data(None)
 
     def __call__(
         self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
@@ -123,6 +124,17 @@ class ResidualBlock(nnx.Module):
         train: bool,
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"] | None]:
         """The block of what its convolutions and its shortcut read."""
+        out, policy = (self.paired or self.pair)(x, key, train)
+        if len(self.geometry) == 3:
+            out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
+        if self.downsamples:
+            shortcut = self.downsample_bn(per_frame(self.downsample_conv, shortcut), train)
+        return jax.nn.relu(out + shortcut), policy
+
+    def pair(
+        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
+    ) -> tuple[Float[Array, "b t y x m"], Float[Array, "b t c actions"] | None]:
+        """The first two convolutions with their norms, and the fusion between them."""
         policy = None
         if isinstance(self.conv1, GatedConv):
             out, policy = self.conv1(x, train)
@@ -131,12 +143,7 @@ class ResidualBlock(nnx.Module):
         out = jax.nn.relu(self.bn1(out, train))
         if self.fusion is not None:
             out, policy = self.fusion(x, out, key, train)
-        out = self.bn2(per_frame(self.conv2, out), train)
-        if len(self.geometry) == 3:
-            out = self.bn3(per_frame(self.conv3, jax.nn.relu(out)), train)
-        if self.downsamples:
-            shortcut = self.downsample_bn(per_frame(self.downsample_conv, shortcut), train)
-        return jax.nn.relu(out + shortcut), policy
+        return self.bn2(per_frame(self.conv2, out), train), policy
 
     def count(self, hw: tuple[int, int]) -> tuple[int, costs.SiteCost | None, tuple[int, int]]:
         """MACs of a frame, what the site can save of them, and the output's size."""

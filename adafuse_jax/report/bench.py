@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from adafuse_jax import flops
+from adafuse_jax.compact_gpu import Choice
 from adafuse_jax.models.arnet import ARNet
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.report import saved, summary
@@ -18,6 +19,7 @@ def text(
     batch: int,
     image_size: int,
     num_frames: int,
+    choices: Mapping[str, Choice] | None = None,
 ) -> str:
     """The tables.
 
@@ -28,6 +30,7 @@ def text(
         batch: number of clips.
         image_size: pixels.
         num_frames: T.
+        choices: of a GPU, how the block of each site runs where clips run compactly.
     """
     cost = flops.count(model, policies, image_size=image_size, num_frames=num_frames)
     spent, dense, lines = float(np.mean(cost.actual)) / 1e9, cost.dense / 1e9, []
@@ -48,4 +51,16 @@ def text(
             None if dense_time is None else dense_time / (batch * frames),
             "per clip" if kind == "clip" else "a frame",
         )
+    if choices:
+        lines += ["", "where policies decide, as measured: ms of a block on all clips", *table(choices)]
     return "\n".join(lines)
+
+
+def table(choices: Mapping[str, Choice]) -> list[str]:
+    """A line for each site: what runs, and the milliseconds of everything computed and of each tiling."""
+    ways = list(next(iter(choices.values())).seconds)
+    lines = [f"{'':<12} {'runs':<10}" + "".join(f"{way:>11}" for way in ways)]
+    for site, choice in choices.items():
+        times = "".join(f"{1e3 * choice.seconds[way]:>11.3f}" for way in ways)
+        lines.append(f"{site:<12} {'compact' if choice.compact else 'dense':<10}{times}")
+    return lines
