@@ -24,6 +24,7 @@ from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import codes, compact_block, pack
+from adafuse_jax.kernels.linear import linear, pack_linear
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.folded import folded
@@ -183,11 +184,21 @@ def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) 
     copy.backbone.conv1 = copy.backbone.bn1 = None
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
+            if isinstance(block.fusion, TemporalFusion):
+                _repack(block.fusion)
             block.executed = Block(block)
             for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"):
                 if getattr(block, name, None) is not None:
                     setattr(block, name, None)
     return copy
+
+
+def _repack(fusion: TemporalFusion) -> None:
+    """Lets the native code multiply by the policy network's kernels."""
+    fusion.product = linear
+    for layer in (fusion.fc0, fusion.fc1):
+        if layer.kernel[...].ndim == 2:  # several fusions may share one
+            layer.kernel = nnx.Param(pack_linear(layer.kernel[...]))
 
 
 def _usable() -> bool:

@@ -161,11 +161,13 @@ class TemporalFusion(nnx.Module):
                 raise UserError(f"share_with: expected a policy of sizes {ours}, found {theirs}")
             self.fc0, self.fc1 = share_with.fc0, share_with.fc1
         self.bn = BatchNorm(hidden)
+        self.product = policy.product  # compact execution has one of its own
 
     @property
     def macs(self) -> int:
         """MACs of the policy network a frame, as the published counter counts them."""
-        layers = costs.linear_macs(*self.fc0.kernel.shape) + costs.linear_macs(*self.fc1.kernel.shape)
+        inputs, outputs = policy.mlp_sizes(self.in_features, self.features, self.actions, self.group_size)
+        layers = costs.linear_macs(inputs, self.hidden) + costs.linear_macs(self.hidden, outputs)
         return layers + costs.norm_macs(self.hidden)
 
     def _log_policy(
@@ -180,7 +182,9 @@ class TemporalFusion(nnx.Module):
             self.fc1.bias[...],
         )
         seen = policy.seen(v, before, self.actions)
-        logits, statistics = policy.logits(seen, mlp, None if train else self.bn.running, self.bn.groups)
+        logits, statistics = policy.logits(
+            seen, mlp, None if train else self.bn.running, self.bn.groups, self.product
+        )
         if train:
             self.bn.update(statistics, v.size // v.shape[-1])
         return policy.log_policy(logits, len(self.actions))

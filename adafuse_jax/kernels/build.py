@@ -33,6 +33,7 @@ SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
 HANDLERS = {
     "adafuse_jax_compact_block": "AdafuseCompactBlock",
     "adafuse_jax_stem": "AdafuseStem",
+    "adafuse_jax_linear": "AdafuseLinear",
     "adafuse_jax_conv": "AdafuseConv",
     "adafuse_jax_conv_transpose": "AdafuseConvTranspose",
     "adafuse_jax_conv_gradient": "AdafuseConvGradient",

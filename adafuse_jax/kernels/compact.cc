@@ -507,7 +507,36 @@ ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t fe
   return on_pool(pool, [&](int64_t workers, auto parallel) { run_stem(s, *loops, workers, parallel); });
 }
 
+// Rows times a matrix, as a 1x1 convolution of so many pixels.
+ffi::Error linear(ffi::ThreadPool pool, int64_t level, Input x, Input weights, Output out) {
+  const auto dims = x.dimensions(), of = weights.dimensions();
+  if (dims.size() != 2 || of.size() != 3) return wrong("x: expected (N, C)");
+  const int64_t rows = dims[0], inputs = dims[1], panels = of[0];
+  if (!has_shape(of, {panels, inputs, PANEL})) return wrong("weights");
+  if (!has_shape(out->dimensions(), {rows, panels * PANEL})) return wrong("out");
+  const Loops* loops = choose(level);
+  if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
+  return on_pool(pool, [&](int64_t, auto parallel) {
+    const Conv conv{1, rows, inputs, 1, 1, 1, rows};
+    const std::vector<int32_t> every = counted(inputs);
+    const Source source{x.typed_data(), every.data(), every.data(), inputs};
+    parallel(panels, [&](int64_t panel, int64_t) {
+      const float* const matrix = weights.typed_data() + panel * inputs * PANEL;
+      loops->run({conv, &source, 1, nullptr, matrix, inputs, 0, 1, nullptr, nullptr, 0, false, false,
+                  out->typed_data() + panel * PANEL, panels * PANEL}, 0, rows, PANEL / GROUP);
+    });
+  });
+}
+
 }  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseLinear, linear,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<int64_t>("level")
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Ret<Input>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseStem, stem,
                               ffi::Ffi::Bind()
