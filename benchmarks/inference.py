@@ -2,10 +2,10 @@
 
 Clips of 8 frames at once, and streams one frame after the other, through `adafuse_tsn_*` whose policies are
 drawn with given shares of skip, reuse and keep (policy networks still run): with everything computed (dense)
-and run compactly. PyTorch's model is `tsn_*` of benchmarks/torch_model.py, dense and without policies, with
-BatchNorm folded, channels last, eager or compiled by inductor: the faster of the two counts (torch is no
-requirement of this package: `pip install torch --target DIR`, then `PYTHONPATH=DIR`; without it ours is
-timed alone). All in float32.
+and run compactly, where 0,0,1 computes everything, too. PyTorch's model is `tsn_*` of
+benchmarks/torch_model.py, dense and without policies, with BatchNorm folded, channels last, eager or compiled
+by inductor: the faster of the two counts (torch is no requirement of this package: `pip install torch
+--target DIR`, then `PYTHONPATH=DIR`; without it ours is timed alone). All in float32.
 
 Ours and PyTorch's take turns, each in a process of its own; within a process all take turns again. Ratios are
 of one turn; medians (least..most) are printed. Where other work disturbs the clock, `--one_core` takes
@@ -31,6 +31,7 @@ from benchmarks import processes
 
 CLASSES, FRAMES = 174, 8
 KINDS = ("clip", "stream")
+KEPT = "0,0,1"  # the policy by which compact execution computes all
 
 
 def main() -> None:
@@ -41,7 +42,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--backbones", nargs="+", default=["r18", "r50"])
-    parser.add_argument("--policies", nargs="+", default=[".35,.25,.4", ".5,.3,.2"], help="SKIP,REUSE,KEEP")
+    parser.add_argument(
+        "--policies", nargs="+", default=[KEPT, ".35,.25,.4", ".5,.3,.2"], help="SKIP,REUSE,KEEP"
+    )
+    parser.add_argument(
+        "--group_size", type=int, default=1, help="neighbouring channels that share an action"
+    )
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batches", nargs="+", type=int, default=[1], help="clips, and streams")
     parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0))])
@@ -94,7 +100,8 @@ def compare(
         turns.append(found)
     times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
     print(
-        f"\n{backbone}, {batch} x {args.image_size}x{args.image_size}, {threads} threads, {args.turns} turns "
+        f"\n{backbone}, {batch} x {args.image_size}x{args.image_size}, {threads} threads, groups of "
+        f"{args.group_size}, {args.turns} turns "
         f"of {args.steps}; load average {os.getloadavg()[0]:.1f}"
     )
     for kind in KINDS:
@@ -103,8 +110,8 @@ def compare(
         for way in [name.removeprefix(f"{kind} ") for name in times if name.startswith(kind)]:
             own = times[f"{kind} {way}"]
             line = f"  {kind:<7}{way:<22}{1e3 * np.median(own):>8.1f} ms"
-            for other in ("dense", faster):
-                if other and other != way:
+            for other in ("dense", f"compact {KEPT}", faster):
+                if f"{kind} {other}" in times and other != way:
                     line += f"   over {other} {_spread(own / times[f'{kind} {other}'])}"
             print(line, flush=True)
 
@@ -118,6 +125,7 @@ def _in_its_own_process(
         "threads": threads,
         "image_size": args.image_size,
         "steps": args.steps,
+        "group_size": args.group_size,
     }
     arguments = ["--measure", framework, folder, *["--one_core"] * args.one_core]
     arguments += [f"--{name}={value}" for name, value in options.items()]
@@ -137,7 +145,7 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
 
     memory.keep_freed()  # as the command `adafuse` does
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    model = create_model(f"adafuse_tsn_{args.backbones[0]}", num_classes=CLASSES)
+    model = create_model(f"adafuse_tsn_{args.backbones[0]}", num_classes=CLASSES, group_size=args.group_size)
     shape = (args.batches[0], FRAMES, args.image_size, args.image_size, 3)
     clip = jax.numpy.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
     runs = {}
