@@ -10,6 +10,7 @@ constexpr int64_t FILTERED = 128 * 1024;  // floats of the transformed tiles of 
 // Some tiles of an image, and where their transformed inputs are kept if those of all blocks are.
 struct Tiling {
   int64_t image, begin, end, at;
+  int64_t tiles() const { return end - begin; }
 };
 
 // A part of a range, the `i`-th of `parts`.
@@ -17,6 +18,54 @@ struct Range {
   int64_t begin, end;
   Range(int64_t count, int64_t i, int64_t parts) : begin(count * i / parts), end(count * (i + 1) / parts) {}
 };
+
+// What is to be done for a convolution.
+struct Work {
+  std::vector<Tiling> blocks;
+  int64_t frequencies, units;  // units: groups or panels of outputs, whose products are computed at a time
+  int64_t v_size, m_size;      // floats: a block's transformed tiles at most, and its products of a unit
+  int64_t all;                 // floats: all blocks' transformed tiles
+  bool weighty;                // whether the weights are more than these: they go over all blocks once, then
+  int64_t slices;              // of the tiles' transformation, where they are weighty
+};
+
+// transform(block, slice, slices, v) makes a slice of a block's transformed tiles, product(block, unit, f, v, m) their
+// products of a frequency, and finish(block, unit, m) the outputs.
+template <class Parallel, class Transform, class Product, class Finish>
+void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transform transform, Product product,
+                   Finish finish) {
+  const auto count = static_cast<int64_t>(work.blocks.size());
+  if (count == 0) return;
+  const auto wanted = [&](int64_t jobs) { return workers > 1 ? divide_up(2 * workers, jobs) : 1; };
+  const int64_t pieces = work.weighty ? std::min(count, wanted(work.units)) : count;
+  const int64_t parts = work.weighty ? work.units : std::min(work.units, wanted(count));
+  const int64_t m_sizes = divide_up(count, pieces) * work.m_size;
+  const Floats vs = floats(work.weighty ? work.all : workers * work.v_size), ms = floats(workers * m_sizes);
+  if (work.weighty) {
+    parallel(count * work.slices, [&](int64_t job, int64_t) {
+      const Tiling& block = work.blocks[job / work.slices];
+      transform(block, job % work.slices, work.slices, vs.get() + block.at);
+    });
+  }
+  parallel(pieces * parts, [&](int64_t job, int64_t worker) {
+    const Range some(count, job % pieces, pieces), units(work.units, job / pieces, parts);
+    float* const own = vs.get() + worker * work.v_size;
+    float* const m = ms.get() + worker * m_sizes;
+    if (!work.weighty) transform(work.blocks[some.begin], 0, 1, own);
+    for (int64_t unit = units.begin; unit < units.end; ++unit) {
+      for (int64_t f = 0; f < work.frequencies; ++f) {
+        for (int64_t b = some.begin; b < some.end; ++b) {
+          const Tiling& block = work.blocks[b];
+          const float* const v = work.weighty ? vs.get() + block.at : own;
+          product(block, unit, f, v, m + (b - some.begin) * work.m_size);
+        }
+      }
+      for (int64_t b = some.begin; b < some.end; ++b) {
+        finish(work.blocks[b], unit, m + (b - some.begin) * work.m_size);
+      }
+    }
+  });
+}
 
 // conv1: outputs by inputs, times inputs by tiles side by side. So any outputs can be left out.
 template <class Parallel>
@@ -29,70 +78,41 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
   const Tiles shape{nullptr, conv.height, conv.width, inputs, conv.pitch, zeros.data(), p.side1};
   const int64_t pitch = std::min(TURNED, pad(shape.count()));
   const int64_t v_step = filled * pitch + GROUP, m_step = GROUP * pitch + GROUP;  // not all in one set of the cache
-  std::vector<Tiling> blocks;
-  int64_t most = 0;  // groups of outputs
+  Work work{{}, frequencies, 0, frequencies * v_step, frequencies * m_step, 0, false, divide_up(inputs, PANEL)};
   for (int64_t i = 0; i < static_cast<int64_t>(images.size()); ++i) {
     if (images[i].channels.empty()) continue;
-    most = std::max(most, divide_up(static_cast<int64_t>(images[i].channels.size()), GROUP));
+    work.units = std::max(work.units, divide_up(static_cast<int64_t>(images[i].channels.size()), GROUP));
     for (int64_t tile = 0; tile < shape.count(); tile += pitch) {
-      const auto at = static_cast<int64_t>(blocks.size()) * frequencies * v_step;
-      blocks.push_back({i, tile, std::min(tile + pitch, shape.count()), at});
+      work.blocks.push_back({i, tile, std::min(tile + pitch, shape.count()), work.all});
+      work.all += work.v_size;
     }
   }
-  const auto count = static_cast<int64_t>(blocks.size());
-  if (count == 0) return;
-  // The weights go over all blocks while they are in the cache, if they are more than the tiles.
-  const bool shared = p.width * inputs > count * filled * pitch;
-  const int64_t pieces = shared ? std::min(count, divide_up(2 * workers, most)) : count;
-  const int64_t parts = shared ? most : workers > 1 ? std::min(divide_up(most, 2), divide_up(2 * workers, count)) : 1;
-  const int64_t v_size = frequencies * v_step, m_size = frequencies * m_step;
-  const Floats vs = floats((shared ? count : workers) * v_size);
-  const Floats ms = floats(workers * divide_up(count, pieces) * m_size);
-  const auto transform = [&](const Tiling& block, float* v, int64_t first, int64_t last) {
-    Tiles tiles = shape;
-    tiles.image = images[block.image].x + first;
-    tiles.channels = last - first;
-    transforms.inputs_turned(tiles, block.begin, block.end, {v + first * pitch, v_step, pitch});
+  work.weighty = frequencies * p.width * inputs > work.all;
+  // Of a unit, those that an image needs.
+  const auto rows = [&](const Tiling& block, int64_t unit) {
+    const auto needed = static_cast<int64_t>(images[block.image].channels.size());
+    return std::clamp<int64_t>(needed - unit * GROUP, 0, GROUP);
   };
-  if (shared) {
-    const int64_t slices = divide_up(inputs, PANEL);
-    parallel(count * slices, [&](int64_t job, int64_t) {
-      const Tiling& block = blocks[job / slices];
-      const int64_t first = job % slices * PANEL;
-      transform(block, vs.get() + block.at, first, std::min(first + PANEL, inputs));
-    });
-  }
-  parallel(pieces * parts, [&](int64_t job, int64_t worker) {
-    const Range some(count, job % pieces, pieces), groups(most, job / pieces, parts);
-    float* const own = vs.get() + worker * v_size;
-    float* const m = ms.get() + worker * divide_up(count, pieces) * m_size;
-    if (!shared) transform(blocks[some.begin], own, 0, inputs);
-    for (int64_t group = groups.begin; group < groups.end; ++group) {
-      const auto rows = [&](const Tiling& block) {
-        const std::vector<int32_t>& channels = images[block.image].channels;
-        return std::min<int64_t>(GROUP, static_cast<int64_t>(channels.size()) - group * GROUP);
-      };
-      for (int64_t f = 0; f < frequencies; ++f) {
-        for (int64_t b = some.begin; b < some.end; ++b) {
-          const Tiling& block = blocks[b];
-          if (rows(block) <= 0) continue;
-          const int64_t soon = f + 1 < frequencies && b == some.begin ? p.width * inputs : 0;
-          const float* v = shared ? vs.get() + block.at : own;
-          loops.turned({v + f * v_step, inputs, pitch, block.end - block.begin, p.weights1 + f * p.width * inputs,
-                        images[block.image].channels.data() + group * GROUP, rows(block),
-                        m + (b - some.begin) * m_size + f * m_step, soon});
-        }
-      }
-      for (int64_t b = some.begin; b < some.end; ++b) {
-        const Tiling& block = blocks[b];
-        const Made& image = images[block.image];
-        float bias[GROUP] = {0.0f};
-        for (int64_t i = 0; i < rows(block); ++i) bias[i] = p.bias1[image.channels[group * GROUP + i]];
-        transforms.outputs_turned({m + (b - some.begin) * m_size, m_step, pitch}, rows(block), bias, shape, block.begin,
-                                  block.end, image.y + group * GROUP, p.conv2.pitch);
-      }
-    }
-  });
+  const auto transform = [&](const Tiling& block, int64_t slice, int64_t slices, float* v) {
+    const Range groups(divide_up(inputs, GROUP), slice, slices);
+    Tiles tiles = shape;
+    tiles.image = images[block.image].x + groups.begin * GROUP;
+    tiles.channels = std::min(groups.end * GROUP, inputs) - groups.begin * GROUP;
+    transforms.inputs_turned(tiles, block.begin, block.end, {v + groups.begin * GROUP * pitch, v_step, pitch});
+  };
+  const auto product = [&](const Tiling& block, int64_t unit, int64_t f, const float* v, float* m) {
+    const int64_t size = p.width * inputs, soon = f + 1 < frequencies ? size : 0;
+    loops.turned({v + f * v_step, inputs, pitch, block.tiles(), p.weights1 + f * size,
+                  images[block.image].channels.data() + unit * GROUP, rows(block, unit), m + f * m_step, soon});
+  };
+  const auto finish = [&](const Tiling& block, int64_t unit, float* m) {
+    const Made& image = images[block.image];
+    float bias[GROUP] = {0.0f};
+    for (int64_t i = 0; i < rows(block, unit); ++i) bias[i] = p.bias1[image.channels[unit * GROUP + i]];
+    transforms.outputs_turned({m, m_step, pitch}, rows(block, unit), bias, shape, block.begin, block.end,
+                              image.y + unit * GROUP, p.conv2.pitch);
+  };
+  filter_blocks(work, workers, parallel, transform, product, finish);
 }
 
 // All columns that conv2 reads of an image, as if those of its sources lay side by side.
@@ -118,80 +138,56 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
                     Parallel parallel) {
   const Conv& conv = p.conv2;
   const Transforms& transforms = p.side2 == 4 ? loops.filter4 : loops.filter6;
-  const int64_t frequencies = p.side2 * p.side2, out_pitch = pad(p.middle), panels = divide_up(p.middle, PANEL);
+  const int64_t frequencies = p.side2 * p.side2, out_pitch = pad(p.middle);
   const std::vector<float> zeros(conv.pitch, 0.0f);
   const Tiles shape{nullptr, conv.height, conv.width, 0, conv.pitch, zeros.data(), p.side2};
   const std::vector<Columns> all(read.begin(), read.end());
   int64_t widest = GROUP;
   for (const Columns& columns : all) widest = std::max(widest, columns.width);
   const int64_t fitting = std::max<int64_t>(6, FILTERED / (frequencies * widest) / 6 * 6);
-  const int64_t chunks = divide_up(shape.count(), fitting), tiles_most = divide_up(shape.count(), chunks);
-  const int64_t m_step = tiles_most * PANEL + GROUP, m_size = frequencies * m_step;
-  const auto v_step = [&](const Tiling& block) { return (block.end - block.begin) * all[block.image].width + GROUP; };
-  std::vector<Tiling> blocks;
-  int64_t at = 0, v_size = 0;
+  const int64_t chunks = divide_up(shape.count(), fitting), most = divide_up(shape.count(), chunks);
+  const int64_t m_step = most * PANEL + GROUP;
+  const auto v_step = [&](const Tiling& block) { return block.tiles() * all[block.image].width + GROUP; };
+  Work work{{}, frequencies, divide_up(p.middle, PANEL), 0, frequencies * m_step, 0, false, divide_up(most, 6)};
   for (int64_t i = 0; i < static_cast<int64_t>(read.size()); ++i) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const Range tiles(shape.count(), chunk, chunks);
-      blocks.push_back({i, tiles.begin, tiles.end, at});
-      at += frequencies * v_step(blocks.back());
-      v_size = std::max(v_size, frequencies * v_step(blocks.back()));
+      work.blocks.push_back({i, tiles.begin, tiles.end, work.all});
+      const int64_t size = frequencies * v_step(work.blocks.back());
+      work.all += size;
+      work.v_size = std::max(work.v_size, size);
     }
   }
-  const auto count = static_cast<int64_t>(blocks.size());
-  const bool shared = frequencies * p.width * out_pitch > at;  // see filter_columns
-  const int64_t pieces = shared ? std::min(count, divide_up(2 * workers, panels)) : count;
-  const int64_t parts = shared ? panels : workers > 1 ? std::min(panels, divide_up(2 * workers, count)) : 1;
-  const Floats vs = floats(shared ? at : workers * v_size);
-  const Floats ms = floats(workers * divide_up(count, pieces) * m_size);
-  const auto transform = [&](const Tiling& block, int64_t begin, int64_t end, float* v) {
+  work.weighty = frequencies * p.width * out_pitch > work.all;
+  const auto transform = [&](const Tiling& block, int64_t slice, int64_t slices, float* v) {
+    const Range some(block.tiles(), slice, slices);
     const Columns& columns = all[block.image];
-    v += (begin - block.begin) * columns.width;
+    v += some.begin * columns.width;
     for (int s = 0; s < 3; ++s) {
       Tiles tiles = shape;
       tiles.image = read[block.image][s].y;
       tiles.channels = columns.widths[s];
-      transforms.inputs(tiles, begin, end, {v, v_step(block), columns.width});
+      transforms.inputs(tiles, block.begin + some.begin, block.begin + some.end, {v, v_step(block), columns.width});
       v += columns.widths[s];
     }
   };
-  if (shared) {
-    const int64_t slices = divide_up(tiles_most, 6);
-    parallel(count * slices, [&](int64_t job, int64_t) {
-      const Tiling& block = blocks[job / slices];
-      const Range tiles(block.end - block.begin, job % slices, slices);
-      transform(block, block.begin + tiles.begin, block.begin + tiles.end, vs.get() + block.at);
-    });
-  }
-  parallel(pieces * parts, [&](int64_t job, int64_t worker) {
-    const Range some(count, job % pieces, pieces), some_panels(panels, job / pieces, parts);
-    float* const own = vs.get() + worker * v_size;
-    float* const m = ms.get() + worker * divide_up(count, pieces) * m_size;
-    if (!shared) transform(blocks[some.begin], blocks[some.begin].begin, blocks[some.begin].end, own);
-    for (int64_t panel = some_panels.begin; panel < some_panels.end; ++panel) {
-      const int64_t first = panel * PANEL;
-      const int lanes = static_cast<int>(pad(std::min<int64_t>(PANEL, p.middle - first)));
-      for (int64_t f = 0; f < frequencies; ++f) {
-        const float* weights = p.weights2 + (panel * frequencies + f) * p.width * PANEL;
-        for (int64_t b = some.begin; b < some.end; ++b) {
-          const Tiling& block = blocks[b];
-          const Columns& columns = all[block.image];
-          const int64_t soon = f + 1 < frequencies && b == some.begin ? p.width * PANEL : 0;
-          const float* v = (shared ? vs.get() + block.at : own) + f * v_step(block);
-          loops.product({v, columns.width, block.end - block.begin, weights, columns.columns.data(),
-                         columns.channels.data(), static_cast<int64_t>(columns.channels.size()), lanes,
-                         m + (b - some.begin) * m_size + f * m_step, soon});
-        }
-      }
-      for (int64_t b = some.begin; b < some.end; ++b) {
-        const Tiling& block = blocks[b];
-        const int64_t to = block.image * conv.height * conv.width * out_pitch + first;
-        const bool last = p.weights3 == nullptr, projected = p.weights_shortcut != nullptr;
-        const float* initial = !last || p.shortcut == nullptr ? nullptr : (projected ? p.out : p.shortcut) + to;
-        transforms.outputs({m + (b - some.begin) * m_size, m_step, PANEL}, shape, block.begin, block.end,
-                           {p.bias2 + first, initial, out_pitch, !last || p.shortcut != nullptr, lanes,
-                            (last ? p.out : p.z) + to, out_pitch});
-      }
-    }
-  });
+  const auto lanes = [&](int64_t panel) {
+    return static_cast<int>(pad(std::min<int64_t>(PANEL, p.middle - panel * PANEL)));
+  };
+  const auto product = [&](const Tiling& block, int64_t panel, int64_t f, const float* v, float* m) {
+    const Columns& columns = all[block.image];
+    const int64_t size = p.width * PANEL, soon = f + 1 < frequencies ? size : 0;
+    loops.product({v + f * v_step(block), columns.width, block.tiles(), p.weights2 + (panel * frequencies + f) * size,
+                   columns.columns.data(), columns.channels.data(), static_cast<int64_t>(columns.channels.size()),
+                   lanes(panel), m + f * m_step, soon});
+  };
+  const auto finish = [&](const Tiling& block, int64_t panel, float* m) {
+    const int64_t first = panel * PANEL, to = block.image * conv.height * conv.width * out_pitch + first;
+    const bool last = p.weights3 == nullptr, projected = p.weights_shortcut != nullptr;
+    const float* initial = !last || p.shortcut == nullptr ? nullptr : (projected ? p.out : p.shortcut) + to;
+    transforms.outputs({m, m_step, PANEL}, shape, block.begin, block.end,
+                       {p.bias2 + first, initial, out_pitch, !last || p.shortcut != nullptr, lanes(panel),
+                        (last ? p.out : p.z) + to, out_pitch});
+  };
+  filter_blocks(work, workers, parallel, transform, product, finish);
 }
