@@ -23,7 +23,6 @@ TARGET static inline V beside(V a, V b, std::integer_sequence<int, I...>) {
   return SHUFFLE(a, b, (I / 4 * 4 + I % 2 + I % 4 / 2 * LANES)...) +
          SHUFFLE(a, b, (I / 4 * 4 + I % 2 + I % 4 / 2 * LANES + 2)...);
 }
-#undef SHUFFLE
 
 // The sums of the lanes of each.
 TARGET static inline Four totals(Vector a, Vector b, Vector c, Vector d) {

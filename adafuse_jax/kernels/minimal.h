@@ -88,31 +88,19 @@ TARGET static inline Vector positive(Vector x) {  // by a mask that lets NaN thr
   return (Vector)((Mask)x & ~(Mask)(x < Vector{}));
 }
 
-// Both halves of two vectors, after whose exchange every second block of `S` lanes is the other's.
-template <int S>
-TARGET static inline void exchange(Vector& a, Vector& b) {
-#if defined(__clang__)
-  const Vector x = a, y = b;
-  for (int i = 0; i < LANES; ++i) {
-    a[i] = i & S ? y[i - S] : x[i];
-    b[i] = i & S ? y[i] : x[i + S];
-  }
-#else
-  Mask first, second;
-  for (int i = 0; i < LANES; ++i) {
-    first[i] = i & S ? LANES + i - S : i;
-    second[i] = i & S ? LANES + i : i + S;
-  }
+// Exchanges blocks of `S` lanes: a's second ones, of each two, for b's first ones.
+template <int S, int... I>
+TARGET static inline void exchange(Vector& a, Vector& b, std::integer_sequence<int, I...>) {
   const Vector x = a;
-  a = __builtin_shuffle(x, b, first);
-  b = __builtin_shuffle(x, b, second);
-#endif
+  a = SHUFFLE(x, b, (I & S ? LANES + I - S : I)...);
+  b = SHUFFLE(x, b, (I & S ? LANES + I : I + S)...);
 }
 
+// Rows become columns.
 template <int S>
 TARGET static inline void transpose(Vector (&rows)[LANES]) {
   for (int i = 0; i < LANES; ++i) {
-    if (!(i & S)) exchange<S>(rows[i], rows[i + S]);
+    if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, LANES>{});
   }
   if constexpr (S > 1) transpose<S / 2>(rows);
 }
@@ -172,7 +160,8 @@ TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    UNROLL for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * p.pitch + lane + j * sizeof(V) / sizeof(float), sum[r][j]);
+    float* const m = p.m + (row + r) * p.pitch + lane;
+    UNROLL for (int j = 0; j < WIDE; ++j) store(m + j * sizeof(V) / sizeof(float), sum[r][j]);
   }
 }
 

@@ -152,5 +152,6 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
 
 #include "dots.h"
 #include "minimal.h"
+#undef SHUFFLE
 
 static constexpr Loops LOOPS{run, run_row, larger, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};

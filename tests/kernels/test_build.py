@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -148,8 +149,12 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
     assert build.cache_folder() == Path("/home/someone/.cache/adafuse_jax")
 
 
+DRIVERS = ["compact_driver.cc", "direct_driver.cc", "winograd_driver.cc"]
+FOLDERS = ["-isystem", jax.ffi.include_dir(), f"-I{build.SOURCES[0].parent}"]
+
+
 @pytest.mark.parametrize(("sanitizers", "rounds"), [("address,undefined", 12), ("thread", 3)])
-@pytest.mark.parametrize("driver", ["compact_driver.cc", "direct_driver.cc", "winograd_driver.cc"])
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_sanitizers_find_nothing(command, tmp_path, driver, sanitizers, rounds):
     flags = ["-O1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-std=c++17", "-pthread"]
     (tmp_path / "probe.cc").write_text("int main() { return 0; }\n")
@@ -157,9 +162,24 @@ def test_sanitizers_find_nothing(command, tmp_path, driver, sanitizers, rounds):
     tried = subprocess.run(probe, capture_output=True, text=True)
     if tried.returncode or subprocess.run([tmp_path / "probe"], capture_output=True).returncode:
         pytest.skip(f"the compiler has no -fsanitize={sanitizers} here")
-    folders = ["-isystem", jax.ffi.include_dir(), f"-I{build.SOURCES[0].parent}"]
     program = tmp_path / "driver"
-    subprocess.run([*command, *flags, *folders, HERE / driver, "-o", program], check=True)
-    run = subprocess.run([program, str(rounds)], capture_output=True, text=True)
+    subprocess.run([*command, *flags, *FOLDERS, HERE / driver, "-o", program], check=True)
+    assert_all_correct([program, str(rounds)])
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_it_runs_on_aarch64(tmp_path, driver):
+    """Emulated: on Debian, `apt install g++-aarch64-linux-gnu qemu-user-static`."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
+    if not compiler or not emulator:
+        pytest.skip("no aarch64-linux-gnu-g++ or qemu-aarch64-static here")
+    program = tmp_path / "driver"
+    flags = ["-O2", "-static", "-std=c++17", "-pthread"]
+    subprocess.run([compiler, *flags, *FOLDERS, HERE / driver, "-o", program], check=True)
+    assert_all_correct([emulator, program, "4"])
+
+
+def assert_all_correct(command):
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout == "all correct\n"
