@@ -124,11 +124,11 @@ def crops_along(
     if count not in (1, 3):
         raise UserError(f"crops of a clip: expected 1 or 3, found {count}")
     height, width = frames[0].shape[:2]
-    short = min(width, height)
+    short, lying = min(width, height), width >= height  # resized, both sides may be equal
     width, height = (resize if side == short else int(resize * side / short) for side in (width, height))
     x, y = round((width - size) / 2), round((height - size) / 2)
     places = [(x, y)]
-    if count == 3 and width >= height:
+    if count == 3 and lying:
         places = [(left, y) for left in (0, x, width - size)]
     elif count == 3:
         places = [(x, top) for top in (0, y, height - size)]

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -114,6 +114,7 @@ def test_center_crop_larger_than_the_image():
 
 
 @given(st.integers(8, 90), st.integers(8, 90), st.integers(10, 60), st.integers(0, 20))
+@example(width=12, height=13, size=10, more=1)  # becomes a square
 @settings(max_examples=30, deadline=None)
 def test_three_crops_are_the_start_the_centre_and_the_end_of_the_long_side(width, height, size, more):
     frames, resize = noise(height, width), size + more
