@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def give_back():
+    """Many tests run in one process, which is not to keep all that each of them frees."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adafuse_jax.memory.keep_freed", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The module `golden_lib` of ../shared/golden: rebuilds weights and inputs of the golden cases."""

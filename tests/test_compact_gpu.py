@@ -10,7 +10,7 @@ from flax import nnx
 from helpers import filled, quick_jit
 from test_compact import assert_same, clips, dense, made
 
-from adafuse_jax import bench, compact_gpu, create_model
+from adafuse_jax import bench, compact, compact_gpu, create_model
 from adafuse_jax.compact import Compact, compacted
 from adafuse_jax.compact_gpu import DENSE, FOLDED, Choice
 from adafuse_jax.kernels.pallas_pair import Tile
@@ -26,6 +26,8 @@ def gpu(monkeypatch):
     """As if there were one; what is compiled still runs on the CPU."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(compact_gpu, "TILES", TILES)
+    # What is told once a process may have been.
+    monkeypatch.setattr(compact, "_tell", functools.cache(compact._tell.__wrapped__))
     monkeypatch.setattr(jax, "jit", quick_jit)
 
 

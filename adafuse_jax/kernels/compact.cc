@@ -1,7 +1,8 @@
 // A residual block with temporal fusion between its first two convolutions, computing no more than is needed
 // (paper, Eqs. 3 and 5): the first gives, of each frame, the channels that are kept there or reused at the next;
-// the second reads the channels that aren't skipped, a reused one where it lies, in the frame before. float32,
-// channels last.
+// the second reads the channels that aren't skipped, a reused one where it lies, in the frame before. Those of 3x3
+// and stride 1 are filtered (filtered.h), the first one else is dot products (dots.h), all others are sums over panels
+// of weights. float32, channels last.
 //
 // One source for all CPUs: vectors as GCC and Clang write them, compiled for several kinds of CPU, of which the
 // running one's is chosen at each call. No compiler flag may name a CPU. See block.py for the call.
