@@ -1,4 +1,4 @@
-// What winograd.cc and direct.cc share.
+// What all sources share.
 
 #pragma once
 
@@ -19,6 +19,14 @@
 
 // Before a loop over what is held in registers: GCC may leave it in memory where it unrolls by its own choice.
 #define UNROLL _Pragma("GCC unroll 8")
+
+// The lanes of two vectors by their numbers, those of the second behind those of the first. Older ones of GCC don't
+// have __builtin_shufflevector.
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Mask){__VA_ARGS__})
+#endif
 
 namespace adafuse {
 

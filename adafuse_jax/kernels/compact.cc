@@ -44,7 +44,6 @@ struct Panel {
   int64_t channels, tap_begin, tap_end;
   const float* bias;
   const float* initial;  // what the sum begins with, as `out` is laid out; null: zeros
-  int64_t initial_pitch;
   bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
@@ -236,7 +235,6 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.weights = weights + tap * panel.channels * PANEL;
     run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;
-    panel.initial_pitch = panel.out_pitch;
   }
 }
 
@@ -318,7 +316,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
     const float* x = p.shortcut + job.image * p.project.height * p.project.width * p.in_features;
     const Source source{x, every.data(), every.data(), p.in_features};
     convolve(run, Panel{p.project, &source, 1, zeros.data(), p.weights_shortcut + first * p.in_features, p.in_features,
-                        0, 1, nullptr, nullptr, 0, false, false, p.out + job.image * pixels2 * out_pitch + first,
+                        0, 1, nullptr, nullptr, false, false, p.out + job.image * pixels2 * out_pitch + first,
                         out_pitch}, p.in_features, job, std::min<int64_t>(PANEL, p.features - first));
   };
   // The last convolution begins with the shortcut.
@@ -333,7 +331,6 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
       if (p.weights_shortcut != nullptr) project(job);
       const float* initial = p.weights_shortcut != nullptr ? p.out : p.shortcut;
       panel.initial = initial + job.image * pixels2 * out_pitch + first;
-      panel.initial_pitch = out_pitch;
     }
     convolve(run, panel, rows, job, outputs);
   };
@@ -362,7 +359,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
       const int64_t first = job.panel * PANEL;
       const float* weights = p.weights2 + job.panel * taps2 * p.width * PANEL;
       Panel panel{p.conv2, sources, num_sources, zeros.data(), weights, p.width, 0, 0, p.bias2 + first,
-                  nullptr, 0, true, true, nullptr, p.conv3.pitch};
+                  nullptr, true, true, nullptr, p.conv3.pitch};
       if (p.weights3 == nullptr) {
         finish(panel, p.bias2, read, job);
       } else {
@@ -380,7 +377,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
     const Job& job = jobs3[i];
     const Source source{p.z + job.image * pixels2 * p.conv3.pitch, every.data(), every.data(), p.middle};
     const float* weights = p.weights3 + job.panel * p.middle * PANEL;
-    const Panel panel{p.conv3, &source, 1, zeros.data(), weights, p.middle, 0, 0, nullptr, nullptr, 0,
+    const Panel panel{p.conv3, &source, 1, zeros.data(), weights, p.middle, 0, 0, nullptr, nullptr,
                       true, true, nullptr, 0};
     finish(panel, p.bias3, p.middle, job);
   });
@@ -523,7 +520,7 @@ ffi::Error linear(ffi::ThreadPool pool, int64_t level, Input x, Input weights, O
     const Source source{x.typed_data(), every.data(), every.data(), inputs};
     parallel(panels, [&](int64_t panel, int64_t) {
       const float* const matrix = weights.typed_data() + panel * inputs * PANEL;
-      loops->run({conv, &source, 1, nullptr, matrix, inputs, 0, 1, nullptr, nullptr, 0, false, false,
+      loops->run({conv, &source, 1, nullptr, matrix, inputs, 0, 1, nullptr, nullptr, false, false,
                   out->typed_data() + panel * PANEL, panels * PANEL}, 0, rows, PANEL / GROUP);
     });
   });

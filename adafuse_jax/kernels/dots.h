@@ -4,12 +4,6 @@
 typedef float Four __attribute__((vector_size(4 * sizeof(float))));
 typedef int32_t FourMask __attribute__((vector_size(4 * sizeof(float))));
 
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)  // older ones of GCC don't have it
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (Mask){__VA_ARGS__})
-#endif
-
 // Of each four lanes of a and b: a0 + a2, b0 + b2, a1 + a3, b1 + b3.
 template <class V, int... I>
 TARGET static inline V interleaved(V a, V b, std::integer_sequence<int, I...>) {
@@ -59,10 +53,9 @@ TARGET static void dot_tile(const Dots& p, const float* const* inputs, const flo
       __builtin_prefetch(next + c, 0, 2);
       __builtin_prefetch(next + step + c, 0, 2);
       Vector b[OUTS];
-      UNROLL for (int o = 0; o < OUTS; ++o) __builtin_memcpy(&b[o], w[o] + c, sizeof(Vector));
+      UNROLL for (int o = 0; o < OUTS; ++o) b[o] = get(w[o] + c);
       UNROLL for (int r = 0; r < ROWS; ++r) {
-        Vector a;
-        __builtin_memcpy(&a, in[r] + c, sizeof(Vector));
+        const Vector a = get(in[r] + c);
         UNROLL for (int o = 0; o < OUTS; ++o) sum[r][o] += a * b[o];
       }
     }

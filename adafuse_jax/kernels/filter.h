@@ -2,6 +2,7 @@
 // to be defined. Channels come in groups of 16 everywhere.
 
 #include "products.h"
+#include "transforms.h"
 
 // U = G w G^T of `count` channels, a multiple of 16; `pitch` floats from one tap to the next.
 TARGET static void of_weights(const float* w, int64_t pitch, bool turned, int64_t count, float* out, int64_t step) {
@@ -33,16 +34,14 @@ TARGET static void of_inputs(const Image& image, const float* zeros, int64_t beg
     image.pixels<4>(tile, zeros, in);
     for (int64_t c = 0; c < image.channels; c += LANES) {
       float* to = out.at(0, tile - begin, c);
-      Vector rows[4][4];
+      Vector rows[4][4], t[4];
       for (int j = 0; j < 4; ++j) {
-        const Vector a = get(in[j] + c), b = get(in[4 + j] + c), d = get(in[8 + j] + c), e = get(in[12 + j] + c);
-        rows[0][j] = a - d, rows[1][j] = b + d, rows[2][j] = d - b, rows[3][j] = b - e;
+        to_frequencies({get(in[j] + c), get(in[4 + j] + c), get(in[8 + j] + c), get(in[12 + j] + c)}, t);
+        for (int i = 0; i < 4; ++i) rows[i][j] = t[i];
       }
-      for (int i = 0; i < 4; ++i, to += 4 * out.step) {
-        put(to, rows[i][0] - rows[i][2]);
-        put(to + out.step, rows[i][1] + rows[i][2]);
-        put(to + 2 * out.step, rows[i][2] - rows[i][1]);
-        put(to + 3 * out.step, rows[i][1] - rows[i][3]);
+      for (int i = 0; i < 4; ++i) {
+        to_frequencies(rows[i], t);
+        for (int j = 0; j < 4; ++j, to += out.step) put(to, t[j]);
       }
     }
   }
@@ -78,17 +77,15 @@ TARGET static void to_outputs(const float* m, int64_t step, int64_t begin, int64
     int64_t out[4];
     image.places(tile, out);
     for (int64_t c = 0; c < lanes; c += LANES) {
-      Vector rows[2][4];
+      Vector rows[2][4], pixels[2];
       for (int j = 0; j < 4; ++j) {
-        const float* column = from + j * step + c;
-        const Vector b = get(column + 4 * step), d = get(column + 8 * step);
-        rows[0][j] = get(column) + b + d;
-        rows[1][j] = b - d - get(column + 12 * step);
+        const float* at = from + j * step + c;
+        to_pixels({get(at), get(at + 4 * step), get(at + 8 * step), get(at + 12 * step)}, pixels);
+        for (int i = 0; i < 2; ++i) rows[i][j] = pixels[i];
       }
-      for (int i = 0; i < 2; ++i) {
-        const Vector left = rows[i][0] + rows[i][1] + rows[i][2], right = rows[i][1] - rows[i][2] - rows[i][3];
-        if (out[2 * i] >= 0) put(y + out[2 * i] + first + c, left);
-        if (out[2 * i + 1] >= 0) put(y + out[2 * i + 1] + first + c, right);
+      for (int i = 0; i < 4; ++i) {
+        if (i % 2 == 0) to_pixels(rows[i / 2], pixels);
+        if (out[i] >= 0) put(y + out[i] + first + c, pixels[i % 2]);
       }
     }
   }

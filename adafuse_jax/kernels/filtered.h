@@ -186,7 +186,7 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
     const bool last = p.weights3 == nullptr, projected = p.weights_shortcut != nullptr;
     const float* initial = !last || p.shortcut == nullptr ? nullptr : (projected ? p.out : p.shortcut) + to;
     transforms.outputs({m, m_step, PANEL}, shape, block.begin, block.end,
-                       {p.bias2 + first, initial, out_pitch, !last || p.shortcut != nullptr, lanes(panel),
+                       {p.bias2 + first, initial, !last || p.shortcut != nullptr, lanes(panel),
                         (last ? p.out : p.z) + to, out_pitch});
   };
   filter_blocks(work, workers, parallel, transform, product, finish);

@@ -1,50 +1,15 @@
 // The loops of filtered.h: transforms and products of Winograd's F(4x4, 3x3) and F(2x2, 3x3), whose tiles read
 // `SIDE` = 6 or 4 pixels in each direction. Included by tile.h, which see.
 
+#include "transforms.h"
+
 constexpr int FEWER = LANES > 8 ? 8 : LANES;  // tiles side by side are rounded up to so many
 typedef float Half __attribute__((vector_size(FEWER * sizeof(float))));
-
-template <class V = Vector>
-TARGET static inline V load(const float* from) {
-  V x;
-  __builtin_memcpy(&x, from, sizeof(V));
-  return x;
-}
-
-template <class V>
-TARGET static inline void store(float* to, V x) {
-  __builtin_memcpy(to, &x, sizeof(V));
-}
 
 constexpr int LINE = 16;  // floats of a line of the cache
 
 // Brings a line into the second cache. Where rows of weights are left out, the CPU doesn't foresee what comes next.
 TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
-
-// B^T d.
-TARGET static inline void of_inputs(const Vector (&d)[6], Vector (&t)[6]) {
-  const Vector even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1];
-  const Vector near = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
-  t[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
-  t[1] = even + odd, t[2] = even - odd, t[3] = near + far, t[4] = near - far;
-  t[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
-}
-
-// A^T m.
-TARGET static inline void to_outputs(const Vector (&m)[6], Vector (&y)[4]) {
-  const Vector sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
-  y[0] = m[0] + sum + sum2;
-  y[1] = difference + 2.0f * difference2;
-  y[2] = sum + 4.0f * sum2;
-  y[3] = difference + 8.0f * difference2 + m[5];
-}
-
-TARGET static inline void of_inputs(const Vector (&d)[4], Vector (&t)[4]) {
-  t[0] = d[0] - d[2], t[1] = d[1] + d[2], t[2] = d[2] - d[1], t[3] = d[1] - d[3];
-}
-TARGET static inline void to_outputs(const Vector (&m)[4], Vector (&y)[2]) {
-  y[0] = m[0] + m[1] + m[2], y[1] = m[1] - m[2] - m[3];
-}
 
 // V = B^T x B of the vector of channels at `c` of a tile; `step` floats from one frequency to the next.
 template <int SIDE>
@@ -54,20 +19,20 @@ TARGET static inline void transform(const float* const* in, int64_t c, int64_t c
     Vector d[SIDE], t[SIDE];
     for (int i = 0; i < SIDE; ++i) {
       if (c + LANES <= channels) {
-        d[i] = load(in[SIDE * i + j] + c);
+        d[i] = get(in[SIDE * i + j] + c);
       } else {
         float some[LANES] = {0.0f};
         for (int64_t k = c; k < channels; ++k) some[k - c] = in[SIDE * i + j][k];
-        d[i] = load(some);
+        d[i] = get(some);
       }
     }
-    of_inputs(d, t);
+    to_frequencies(d, t);
     for (int i = 0; i < SIDE; ++i) half[i][j] = t[i];
   }
   for (int i = 0; i < SIDE; ++i) {
     Vector t[SIDE];
-    of_inputs(half[i], t);
-    for (int j = 0; j < SIDE; ++j) store(v + (SIDE * i + j) * step, t[j]);
+    to_frequencies(half[i], t);
+    for (int j = 0; j < SIDE; ++j) put(v + (SIDE * i + j) * step, t[j]);
   }
 }
 
@@ -77,15 +42,11 @@ TARGET static inline void transform_back(const float* m, int64_t step, Vector (&
   Vector half[SIDE - 2][SIDE];
   for (int j = 0; j < SIDE; ++j) {
     Vector column[SIDE], t[SIDE - 2];
-    for (int i = 0; i < SIDE; ++i) column[i] = load(m + (SIDE * i + j) * step);
-    to_outputs(column, t);
+    for (int i = 0; i < SIDE; ++i) column[i] = get(m + (SIDE * i + j) * step);
+    to_pixels(column, t);
     for (int i = 0; i < SIDE - 2; ++i) half[i][j] = t[i];
   }
-  for (int i = 0; i < SIDE - 2; ++i) to_outputs(half[i], y[i]);
-}
-
-TARGET static inline Vector positive(Vector x) {  // by a mask that lets NaN through
-  return (Vector)((Mask)x & ~(Mask)(x < Vector{}));
+  for (int i = 0; i < SIDE - 2; ++i) to_pixels(half[i], y[i]);
 }
 
 // Exchanges blocks of `S` lanes: a's second ones, of each two, for b's first ones.
@@ -129,10 +90,10 @@ TARGET static void inputs_turned(const Tiles& tiles, int64_t begin, int64_t end,
       for (int r = 0; r < count; ++r) transform<SIDE>(in[r], c, tiles.channels, some[0][r], LANES * LANES);
       for (int f = 0; f < SIDE * SIDE; ++f) {
         Vector rows[LANES];
-        for (int r = 0; r < LANES; ++r) rows[r] = load(some[f][r]);
+        for (int r = 0; r < LANES; ++r) rows[r] = get(some[f][r]);
         transpose<LANES / 2>(rows);
         float* to = v.data + f * v.step + c * v.row + first - begin;
-        for (int r = 0; r < LANES; ++r) store(to + r * v.row, rows[r]);
+        for (int r = 0; r < LANES; ++r) put(to + r * v.row, rows[r]);
       }
     }
   }
@@ -150,7 +111,7 @@ TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane
   const float* v = p.v + lane;
   for (int64_t k = 0; k < p.inputs; ++k, v += p.pitch) {
     V b[WIDE];
-    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = load<V>(v + j * sizeof(V) / sizeof(float));
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get<V>(v + j * sizeof(V) / sizeof(float));
     if (p.soon > 0 && lane == 0 && k % LINE == 0) {
       UNROLL for (int r = 0; r < ROWS; ++r) fetch(w[r] + k + p.soon);
     }
@@ -161,7 +122,7 @@ TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
     float* const m = p.m + (row + r) * p.pitch + lane;
-    UNROLL for (int j = 0; j < WIDE; ++j) store(m + j * sizeof(V) / sizeof(float), sum[r][j]);
+    UNROLL for (int j = 0; j < WIDE; ++j) put(m + j * sizeof(V) / sizeof(float), sum[r][j]);
   }
 }
 
@@ -198,15 +159,15 @@ TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float*
       for (int r = 0; r < some_rows; ++r) {
         Vector out[OUTS][OUTS];
         transform_back<SIDE>(m.data + (row + r) * m.row + first - begin, m.step, out);
-        for (int i = 0; i < OUTS * OUTS; ++i) store(some[i][r], positive(out[i / OUTS][i % OUTS] + bias[row + r]));
+        for (int i = 0; i < OUTS * OUTS; ++i) put(some[i][r], positive(out[i / OUTS][i % OUTS] + bias[row + r]));
       }
       for (int i = 0; i < OUTS * OUTS; ++i) {
         Vector rows[LANES];
-        for (int r = 0; r < LANES; ++r) rows[r] = load(some[i][r]);
+        for (int r = 0; r < LANES; ++r) rows[r] = get(some[i][r]);
         transpose<LANES / 2>(rows);
         for (int64_t tile = first; tile < std::min(first + LANES, end); ++tile) {
           const int64_t pixel = tiles.pixel(tile, i);
-          if (pixel >= 0) store(y + pixel * pitch + row, rows[tile - first]);
+          if (pixel >= 0) put(y + pixel * pitch + row, rows[tile - first]);
         }
       }
     }
@@ -226,7 +187,7 @@ TARGET static void product_tile(const Product& p, int64_t row, int lane) {
     const float* w = weights + static_cast<int64_t>(p.channels[k]) * PANEL;
     const int64_t at = p.columns[k];
     Vector b[WIDE];
-    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = load(w + j * LANES);
+    UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get(w + j * LANES);
     if (p.soon > 0 && row == 0) {
       UNROLL for (int j = 0; j < WIDE * LANES; j += LINE) fetch(w + j + p.soon);
     }
@@ -236,7 +197,7 @@ TARGET static void product_tile(const Product& p, int64_t row, int lane) {
     }
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    UNROLL for (int j = 0; j < WIDE; ++j) store(p.m + (row + r) * PANEL + lane + j * LANES, sum[r][j]);
+    UNROLL for (int j = 0; j < WIDE; ++j) put(p.m + (row + r) * PANEL + lane + j * LANES, sum[r][j]);
   }
 }
 
@@ -273,12 +234,12 @@ TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t beg
     for (int c = 0; c < to.lanes; c += LANES) {
       Vector out[OUTS][OUTS];
       transform_back<SIDE>(m.data + (tile - begin) * m.row + c, m.step, out);
-      const Vector bias = load(to.bias + c);
+      const Vector bias = get(to.bias + c);
       for (int i = 0; i < OUTS * OUTS; ++i) {
         if (pixels[i] < 0) continue;
         Vector x = out[i / OUTS][i % OUTS] + bias;
-        if (to.initial != nullptr) x += load(to.initial + pixels[i] * to.initial_pitch + c);
-        store(to.out + pixels[i] * to.pitch + c, to.relu ? positive(x) : x);
+        if (to.initial != nullptr) x += get(to.initial + pixels[i] * to.pitch + c);
+        put(to.out + pixels[i] * to.pitch + c, to.relu ? positive(x) : x);
       }
     }
   }

@@ -1,15 +1,7 @@
 // The products of winograd.cc and direct.cc. Included once for each kind of CPU, inside a namespace; see tile.h for
 // what is to be defined. Channels come in groups of 16.
 
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-
-TARGET static inline Vector get(const float* from) {
-  Vector x;
-  __builtin_memcpy(&x, from, sizeof(Vector));
-  return x;
-}
-
-TARGET static inline void put(float* to, Vector x) { __builtin_memcpy(to, &x, sizeof(Vector)); }
+#include "vectors.h"
 
 // `ROWS` tiles times `WIDE` vectors of weights, over all channels.
 template <int ROWS, int WIDE>

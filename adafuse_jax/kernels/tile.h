@@ -5,8 +5,7 @@
 // All of it is written out for each: a function without the attribute can't be inlined into one with it
 // without its vectors having been cut to pieces first.
 
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float))));
-typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(float))));
+#include "vectors.h"
 
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
@@ -22,8 +21,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
       if (p.initial == nullptr) {
         sum[r][v] = Vector{};
       } else {
-        const float* from = p.initial + (pixel + r) * p.initial_pitch + lane + v * LANES;
-        __builtin_memcpy(&sum[r][v], from, sizeof(Vector));
+        sum[r][v] = get(p.initial + (pixel + r) * p.out_pitch + lane + v * LANES);
       }
     }
   }
@@ -41,7 +39,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
         const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
         const int64_t at = source.columns[j];
         Vector b[WIDE];
-        UNROLL for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+        UNROLL for (int v = 0; v < WIDE; ++v) b[v] = get(w + v * LANES);
         UNROLL for (int r = 0; r < ROWS; ++r) {
           const float a = in[r][at];
           UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
@@ -53,16 +51,10 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
     UNROLL for (int v = 0; v < WIDE; ++v) {
       Vector x = sum[r][v];
       if (p.last) {
-        Vector bias;
-        __builtin_memcpy(&bias, p.bias + lane + v * LANES, sizeof(Vector));
-        x += bias;
-        if (p.relu) {  // by a mask that lets NaN through
-          Mask bits = (Mask)x;
-          bits &= ~(Mask)(x < Vector{});
-          x = (Vector)bits;
-        }
+        x += get(p.bias + lane + v * LANES);
+        if (p.relu) x = positive(x);
       }
-      __builtin_memcpy(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, &x, sizeof(Vector));
+      put(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, x);
     }
   }
 }
@@ -98,7 +90,7 @@ template <int ROWS, int WIDE>
 TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
   Vector sum[ROWS][WIDE];
   UNROLL for (int v = 0; v < WIDE; ++v) {
-    __builtin_memcpy(&sum[0][v], p.bias + lane + v * LANES, sizeof(Vector));
+    sum[0][v] = get(p.bias + lane + v * LANES);
     UNROLL for (int r = 1; r < ROWS; ++r) sum[r][v] = sum[0][v];
   }
   const float* w = p.weights + lane;
@@ -107,7 +99,7 @@ TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
     UNROLL for (int r = 0; r < ROWS; ++r) in[r] = p.in + k * p.in_pitch + (pixel + r) * p.step;
     for (int64_t j = 0; j < p.count; ++j, w += PANEL) {
       Vector b[WIDE];
-      UNROLL for (int v = 0; v < WIDE; ++v) __builtin_memcpy(&b[v], w + v * LANES, sizeof(Vector));
+      UNROLL for (int v = 0; v < WIDE; ++v) b[v] = get(w + v * LANES);
       UNROLL for (int r = 0; r < ROWS; ++r) {
         const float a = in[r][j];
         UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
@@ -116,9 +108,7 @@ TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
     UNROLL for (int v = 0; v < WIDE; ++v) {
-      Mask bits = (Mask)sum[r][v];
-      bits &= ~(Mask)(sum[r][v] < Vector{});
-      __builtin_memcpy(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, &bits, sizeof(Vector));
+      put(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, positive(sum[r][v]));
     }
   }
 }
@@ -141,17 +131,14 @@ TARGET static void run_row(const Row& p, int groups) { row_outputs<VECTORS>(p, 0
 // The larger ones of `count` floats, a multiple of 16, of which a NaN is the largest.
 TARGET static void larger(const float* from, int64_t count, float* largest) {
   for (int64_t i = 0; i < count; i += LANES) {
-    Vector a, b;
-    __builtin_memcpy(&a, from + i, sizeof(Vector));
-    __builtin_memcpy(&b, largest + i, sizeof(Vector));
+    const Vector a = get(from + i), b = get(largest + i);
     const Mask take = (Mask)(a > b) | (Mask)(a != a);
     const Mask bits = ((Mask)a & take) | ((Mask)b & ~take);
-    __builtin_memcpy(largest + i, &bits, sizeof(Vector));
+    put(largest + i, (Vector)bits);
   }
 }
 
 #include "dots.h"
 #include "minimal.h"
-#undef SHUFFLE
 
 static constexpr Loops LOOPS{run, run_row, larger, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};

@@ -61,7 +61,6 @@ struct Product {
 // Where a panel's outputs go.
 struct Finish {
   const float *bias, *initial;  // initial: what is added, as `out` is laid out, or null
-  int64_t initial_pitch;
   bool relu;
   int lanes;
   float* out;
