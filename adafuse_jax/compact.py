@@ -23,14 +23,15 @@ from jaxtyping import Array, Float, Int8, Key
 from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import codes, compact_block, pack
-from adafuse_jax.kernels.linear import linear, pack_linear
+from adafuse_jax.kernels.block import codes, compact_block, pack_block
+from adafuse_jax.kernels.policy import compact_policy, pack_matrix, pack_policy
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.folded import folded
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
 from adafuse_jax.models.resnet import ResidualBlock, ResNet, per_frame
 from adafuse_jax.models.sites import RandomPolicy
+from adafuse_jax.ops import actions as act
 
 EXECUTIONS = ("dense", "compact")  # everything computed, or what the policies ask for
 
@@ -42,27 +43,36 @@ class _Weight(nnx.Variable):
 
 
 class Block(nnx.Module):
-    """In place of `ResidualBlock.convolved`, of a block of a model in float32."""
+    """In place of `ResidualBlock.convolved`, of a block of a model in float32.
 
-    def __init__(self, block: ResidualBlock):
-        self.fusion, self.actions = block.fusion, block.fusion.actions
+    `pack` is `pack_matrix`, or what remembers its results for the blocks that share a policy network.
+    """
+
+    def __init__(self, block: ResidualBlock, pack: Callable[[Array], Array]):
+        fusion = block.fusion
+        self.actions, self.width = fusion.actions, block.width
         self.channels = block.conv2.out_features, block.features
         self.strides = tuple(stride for _, stride in block.geometry[:2])
         third = folded(block.conv3, block.bn3) if len(block.geometry) == 3 else None
         project = block.downsample_conv and folded(block.downsample_conv, block.downsample_bn)
-        weights = pack(
-            folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project, self.strides
-        )
-        self.weights = _Weight(weights)
+        weights = folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project
+        self.weights = _Weight(pack_block(*weights, self.strides))
+        network = isinstance(fusion, TemporalFusion)
+        self.network = _Weight(pack_policy(fusion.mlp, fusion.bn.running, pack)) if network else None
+        self.random = None if network else fusion
 
-    def policy(
-        self, x: Float[Array, "b t h w i"], key: Key[Array, ""] | None, train: bool
-    ) -> tuple[Float[Array, "b t c actions"], Int8[Array, "b t c"]]:
-        """The policy, and its codes."""
-        # Neither a policy network nor a random policy looks at the map that it decides on.
-        unseen = jnp.zeros((*x.shape[:2], len(self.weights.get_value().bias1)))
-        _, policy = self.fusion(x, unseen, key, train)
-        return policy, codes(policy, self.actions)
+    def decide(
+        self, x: Float[Array, "b t h w i"], v_before: Float[Array, "b i"] | None = None
+    ) -> tuple[Float[Array, "b t i"], Int8[Array, "b t c"]]:
+        """Of a block with a policy network: see `kernels.policy.compact_policy`."""
+        if v_before is None:
+            v_before = jnp.zeros((len(x), x.shape[-1]))
+        return compact_policy(x, v_before, self.network.get_value(), self.width, self.actions)
+
+    def one_hot(self, actions: Int8[Array, "*b c"]) -> Float[Array, "*b c actions"]:
+        """The policy whose codes these are."""
+        codes = [act.ALL.index(action) for action in self.actions]
+        return (actions[..., None] == jnp.asarray(codes, jnp.int8)).astype(jnp.float32)
 
     def __call__(
         self,
@@ -72,7 +82,13 @@ class Block(nnx.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t c actions"]]:
         """As `ResidualBlock.convolved`, with running statistics."""
-        policy, actions = self.policy(x, key, train)
+        if self.network is not None:
+            _, actions = self.decide(x)
+            policy = self.one_hot(actions)
+        else:
+            # A random policy doesn't look at the map that it decides on.
+            _, policy = self.random(x, jnp.zeros((*x.shape[:2], self.width)), key, train)
+            actions = codes(policy, self.actions)
         weights = self.weights.get_value()
         return compact_block(x, weights, actions, self.channels, self.strides, shortcut), policy
 
@@ -182,23 +198,27 @@ def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) 
     copy = nnx.clone(model)
     copy.backbone.executed = _Stem(copy.backbone)
     copy.backbone.conv1 = copy.backbone.bn1 = None
+    packed = _once(pack_matrix)
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
-            if isinstance(block.fusion, TemporalFusion):
-                _repack(block.fusion)
-            block.executed = Block(block)
-            for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"):
+            block.executed = Block(block, packed)
+            layers = "conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"
+            for name in ("fusion", *layers):
                 if getattr(block, name, None) is not None:
                     setattr(block, name, None)
     return copy
 
 
-def _repack(fusion: TemporalFusion) -> None:
-    """Lets the native code multiply by the policy network's kernels."""
-    fusion.product = linear
-    for layer in (fusion.fc0, fusion.fc1):
-        if layer.kernel[...].ndim == 2:  # several fusions may share one
-            layer.kernel = nnx.Param(pack_linear(layer.kernel[...]))
+def _once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Does f once for an array, which has to stay."""
+    done = {}
+
+    def known(array: Array) -> Array:
+        if id(array) not in done:
+            done[id(array)] = f(array)
+        return done[id(array)]
+
+    return known
 
 
 def _usable() -> bool:

@@ -161,7 +161,6 @@ class TemporalFusion(nnx.Module):
                 raise UserError(f"share_with: expected a policy of sizes {ours}, found {theirs}")
             self.fc0, self.fc1 = share_with.fc0, share_with.fc1
         self.bn = BatchNorm(hidden)
-        self.product = policy.product  # compact execution has one of its own
 
     @property
     def macs(self) -> int:
@@ -170,10 +169,10 @@ class TemporalFusion(nnx.Module):
         layers = costs.linear_macs(inputs, self.hidden) + costs.linear_macs(self.hidden, outputs)
         return layers + costs.norm_macs(self.hidden)
 
-    def _log_policy(
-        self, v: Float[Array, "*b i"], before: Float[Array, "*b i"], train: bool = False
-    ) -> Float[Array, "*b groups actions"]:
-        mlp = policy.MLP(
+    @property
+    def mlp(self) -> policy.MLP:
+        """Weights of the policy network."""
+        return policy.MLP(
             self.fc0.kernel[...],
             self.fc0.bias[...],
             self.bn.scale[...],
@@ -181,10 +180,12 @@ class TemporalFusion(nnx.Module):
             self.fc1.kernel[...],
             self.fc1.bias[...],
         )
+
+    def _log_policy(
+        self, v: Float[Array, "*b i"], before: Float[Array, "*b i"], train: bool = False
+    ) -> Float[Array, "*b groups actions"]:
         seen = policy.seen(v, before, self.actions)
-        logits, statistics = policy.logits(
-            seen, mlp, None if train else self.bn.running, self.bn.groups, self.product
-        )
+        logits, statistics = policy.logits(seen, self.mlp, None if train else self.bn.running, self.bn.groups)
         if train:
             self.bn.update(statistics, v.size // v.shape[-1])
         return policy.log_policy(logits, len(self.actions))

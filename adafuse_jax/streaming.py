@@ -73,19 +73,20 @@ class _Block(nnx.Module):
     """A compact block on clips of one frame."""
 
     def __init__(self, block: Block):
-        self.block, self.before = block, _empty()
+        self.block, self.v, self.before = block, _empty(), _empty()
 
     def __call__(self, x, shortcut, key=None, train=False):
         block, weights = self.block, self.block.weights.get_value()
-        policy, actions = block.policy(x, key, train)
+        v, actions = block.decide(x, self.v[...] if self.v.ndim else None)
         before = self.before.get_value()
         if not isinstance(before, Before):
             before = before_first(x[:, 0], weights, block.strides)
         before, out = compact_step(
             x[:, 0], weights, actions[:, 0], before, block.channels, block.strides, shortcut[:, 0]
         )
+        self.v.set_value(v[:, 0])
         self.before.set_value(before)
-        return out[:, None], policy
+        return out[:, None], block.one_hot(actions)
 
 
 class _LSTM(nnx.Module):
@@ -163,7 +164,7 @@ class Stream:
             streaming = nnx.clone(model)
         for _, module in list(nnx.iter_modules(streaming)):
             if isinstance(module, ResidualBlock) and module.executed is not None:
-                module.executed, module.fusion = _Block(module.executed), None
+                module.executed = _Block(module.executed)
             if isinstance(getattr(module, "fusion", None), TemporalFusion) and not isinstance(
                 module, _Fusion
             ):

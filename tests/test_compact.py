@@ -10,7 +10,7 @@ from flax import nnx
 from helpers import filled, quick_jit
 
 from adafuse_jax import create_model
-from adafuse_jax.compact import Compact
+from adafuse_jax.compact import Compact, compacted
 from adafuse_jax.errors import UserError
 from adafuse_jax.layers import BatchNorm, TemporalFusion
 
@@ -87,6 +87,16 @@ def test_one_action_alone(native, action):
     wanted = dense(model, clips())
     assert all((p[..., ACTIONS.index(action)] == 1).all() for p in wanted.policies.values())
     assert_same(Compact(model)(clips()), wanted)
+
+
+def test_a_shared_policy_network_is_packed_once(native):
+    model = create_model("adafuse_tsn_r18", num_classes=4, share_policy=True)
+    before, after = (dict(m.backbone.named_blocks()) for m in (model, compacted(model)))
+    first, second = "layer1.0", "layer1.1"
+    assert before[first].fusion.fc0 is before[second].fusion.fc0
+    weights = [after[site].executed.network.get_value() for site in (first, second)]
+    assert weights[0].kernel0 is weights[1].kernel0
+    assert weights[0].kernel1 is weights[1].kernel1
 
 
 def test_threads_may_share_it(native):

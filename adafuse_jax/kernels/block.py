@@ -29,7 +29,7 @@ Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel,
 
 
 class Weights(NamedTuple):
-    """Of a block's convolutions, their norms folded in, laid out for the native code; see `pack`.
+    """Of a block's convolutions, their norms folded in, laid out for the native code; see `pack_block`.
 
     Panels are 64 outputs side by side. What there isn't has no panels. Where one of the first two
     convolutions is filtered by tiles (see `kernels/filtered.h`), its weights are by frequency, of which a
@@ -59,7 +59,7 @@ class Before(NamedTuple):
     actions: Int8[Array, "b c"]
 
 
-def pack(
+def pack_block(
     conv1: Conv,
     conv2: Conv,
     conv3: Conv | None = None,
@@ -138,7 +138,7 @@ def compact_block(
 
     Args:
         x: float32.
-        weights: from `pack`.
+        weights: from `pack_block`.
         actions: from `codes`.
         channels: outputs of the second convolution, m, and of the block, o.
         strides: of the first two convolutions.
@@ -175,7 +175,7 @@ def compact_step(
 
     Args:
         x: see `compact_block`; here and in the following of one frame.
-        weights: from `pack`.
+        weights: from `pack_block`.
         actions: from `codes`.
         before: from `before_first`, or the step before.
         channels: see `compact_block`.

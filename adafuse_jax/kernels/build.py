@@ -25,15 +25,15 @@ from adafuse_jax.errors import UserError, unknown
 
 _UNITS = "compact.cc", "direct.cc", "winograd.cc"
 _HEADERS = (
-    *("common.h", "dots.h", "filter.h", "filtered.h", "levels.h", "minimal.h", "parallel.h", "products.h"),
-    *("rows.h", "stem.h", "tile.h", "tiles.h", "transforms.h", "vectors.h"),
+    *("common.h", "dots.h", "filter.h", "filtered.h", "levels.h", "minimal.h", "parallel.h", "policy.h"),
+    *("products.h", "rows.h", "stem.h", "tile.h", "tiles.h", "transforms.h", "vectors.h"),
 )
 SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
 # As XLA and as the sources call what is in them.
 HANDLERS = {
     "adafuse_jax_compact_block": "AdafuseCompactBlock",
     "adafuse_jax_stem": "AdafuseStem",
-    "adafuse_jax_linear": "AdafuseLinear",
+    "adafuse_jax_policy": "AdafusePolicy",
     "adafuse_jax_conv": "AdafuseConv",
     "adafuse_jax_conv_transpose": "AdafuseConvTranspose",
     "adafuse_jax_conv_gradient": "AdafuseConvGradient",

@@ -8,6 +8,7 @@
 // running one's is chosen at each call. No compiler flag may name a CPU. See block.py for the call.
 
 #include <array>
+#include <cmath>
 #include <initializer_list>
 #include <numeric>
 #include <utility>
@@ -78,6 +79,7 @@ struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
   void (*larger)(const float*, int64_t, float*);
+  void (*sum)(const float*, int64_t, int64_t, float*);
   void (*run_dots)(const Dots&, int64_t, int64_t);
   Transforms filter4, filter6;
   void (*turned)(const TurnedProduct&);
@@ -383,6 +385,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   });
 }
 
+#include "policy.h"
 #include "stem.h"
 
 }  // namespace adafuse::compact
@@ -392,6 +395,7 @@ namespace ffi = xla::ffi;
 using Input = ffi::Buffer<ffi::F32>;
 using Bytes = ffi::Buffer<ffi::S8>;
 using Output = ffi::ResultBuffer<ffi::F32>;
+using Chosen = ffi::ResultBuffer<ffi::S8>;
 
 namespace {
 
@@ -505,36 +509,58 @@ ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t fe
   return on_pool(pool, [&](int64_t workers, auto parallel) { run_stem(s, *loops, workers, parallel); });
 }
 
-// Rows times a matrix, as a 1x1 convolution of so many pixels.
-ffi::Error linear(ffi::ThreadPool pool, int64_t level, Input x, Input weights, Output out) {
-  const auto dims = x.dimensions(), of = weights.dimensions();
-  if (dims.size() != 2 || of.size() != 3) return wrong("x: expected (N, C)");
-  const int64_t rows = dims[0], inputs = dims[1], panels = of[0];
-  if (!has_shape(of, {panels, inputs, PANEL})) return wrong("weights");
-  if (!has_shape(out->dimensions(), {rows, panels * PANEL})) return wrong("out");
+ffi::Error policy(ffi::ThreadPool pool, int64_t group_size, ffi::Span<const int64_t> actions, int64_t level, Input x,
+                  Input v_before, Input weights0, Input factor, Input offset, Input weights1, Input bias1, Output v,
+                  Chosen chosen) {
+  const auto dims = x.dimensions(), of = chosen->dimensions();
+  if (dims.size() != 5 || of.size() != 3) return wrong("x: expected (B, T, H, W, C)");
+  Policy p{};
+  p.batch = dims[0], p.frames = dims[1], p.pixels = dims[2] * dims[3], p.features = dims[4];
+  p.hidden = factor.element_count(), p.channels = of[2], p.group_size = group_size;
+  if (p.pixels < 1) return wrong("x: expected pixels");
+  if (group_size < 1 || p.channels % group_size != 0) return wrong("group_size: expected a divisor of the channels");
+  p.choices = static_cast<int64_t>(actions.size());
+  if (p.choices < 1 || p.choices > 3) return wrong("actions: expected 1 to 3");
+  for (int64_t i = 0; i < p.choices; ++i) {
+    if (actions[i] < SKIP || actions[i] > KEEP) return wrong("actions: expected 0, 1 or 2");
+    p.actions[i] = static_cast<int8_t>(actions[i]);
+    p.looks_back = p.looks_back || actions[i] == REUSE;
+  }
+  const int64_t rows = p.batch * p.frames;
+  if (!has_shape(of, {p.batch, p.frames, p.channels})) return wrong("chosen");
+  if (!has_shape(v->dimensions(), {p.batch, p.frames, p.features})) return wrong("v");
+  if (!has_shape(v_before.dimensions(), {p.batch, p.features})) return wrong("v_before: expected (B, C)");
+  if (!has_shape(weights0.dimensions(), {divide_up(p.hidden, PANEL), p.inputs(), PANEL})) return wrong("weights0");
+  if (!has_shape(offset.dimensions(), {p.hidden})) return wrong("offset");
+  if (!has_shape(weights1.dimensions(), {divide_up(p.outputs(), PANEL), p.hidden, PANEL})) return wrong("weights1");
+  p.own_bias = rows > 1 && has_shape(bias1.dimensions(), {rows, p.outputs()});
+  if (!p.own_bias && !has_shape(bias1.dimensions(), {1, p.outputs()})) return wrong("bias1");
+  p.x = x.typed_data(), p.v_before = v_before.typed_data();
+  p.weights0 = weights0.typed_data(), p.factor = factor.typed_data(), p.offset = offset.typed_data();
+  p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
+  p.v = v->typed_data(), p.chosen = chosen->typed_data();
   const Loops* loops = choose(level);
   if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
-  return on_pool(pool, [&](int64_t, auto parallel) {
-    const Conv conv{1, rows, inputs, 1, 1, 1, rows};
-    const std::vector<int32_t> every = counted(inputs);
-    const Source source{x.typed_data(), every.data(), every.data(), inputs};
-    parallel(panels, [&](int64_t panel, int64_t) {
-      const float* const matrix = weights.typed_data() + panel * inputs * PANEL;
-      loops->run({conv, &source, 1, nullptr, matrix, inputs, 0, 1, nullptr, nullptr, false, false,
-                  out->typed_data() + panel * PANEL, panels * PANEL}, 0, rows, PANEL / GROUP);
-    });
-  });
+  return on_pool(pool, [&](int64_t, auto parallel) { run_policy(p, *loops, parallel); });
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseLinear, linear,
+XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafusePolicy, policy,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
+                                  .Attr<int64_t>("group_size")
+                                  .Attr<ffi::Span<const int64_t>>("actions")
                                   .Attr<int64_t>("level")
                                   .Arg<Input>()
                                   .Arg<Input>()
-                                  .Ret<Input>());
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Arg<Input>()
+                                  .Ret<Input>()
+                                  .Ret<Bytes>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseStem, stem,
                               ffi::Ffi::Bind()

@@ -138,7 +138,30 @@ TARGET static void larger(const float* from, int64_t count, float* largest) {
   }
 }
 
+// Adds up rows of `count` floats, `WIDE` vectors at a time.
+template <int WIDE>
+TARGET static int64_t sum_columns(const float* from, int64_t rows, int64_t count, int64_t column, float* out) {
+  for (; column + WIDE * LANES <= count; column += WIDE * LANES) {
+    Vector sum[WIDE];
+    UNROLL for (int v = 0; v < WIDE; ++v) sum[v] = Vector{};
+    for (int64_t row = 0; row < rows; ++row) {
+      UNROLL for (int v = 0; v < WIDE; ++v) sum[v] += get(from + row * count + column + v * LANES);
+    }
+    UNROLL for (int v = 0; v < WIDE; ++v) put(out + column + v * LANES, sum[v]);
+  }
+  return column;
+}
+
+TARGET static void sum(const float* from, int64_t rows, int64_t count, float* out) {
+  int64_t column = sum_columns<1>(from, rows, count, sum_columns<4>(from, rows, count, 0, out), out);
+  for (; column < count; ++column) {
+    float total = 0.0f;
+    for (int64_t row = 0; row < rows; ++row) total += from[row * count + column];
+    out[column] = total;
+  }
+}
+
 #include "dots.h"
 #include "minimal.h"
 
-static constexpr Loops LOOPS{run, run_row, larger, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};
+static constexpr Loops LOOPS{run, run_row, larger, sum, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};

@@ -1,6 +1,6 @@
 """The policy of a fusion site: pooled features -> log-probabilities -> one-hot actions (paper, section 3)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,8 +11,6 @@ from adafuse_jax.errors import UserError
 from adafuse_jax.ops import norm
 
 MIN_PROBABILITY = 1e-8
-
-Product = Callable[[Array, Array, int], Array]
 
 
 class MLP(NamedTuple):
@@ -63,27 +61,20 @@ def seen(
     return jnp.concatenate([before, v], -1) if "reuse" in actions else v
 
 
-def product(x: Float[Array, "*b i"], kernel: Float[Array, "i o"], features: int) -> Float[Array, "*b o"]:
-    """The product x @ kernel, whose columns are `features`."""
-    return x @ kernel
-
-
 def logits(
     v: Float[Array, "*b i"],
     mlp: MLP,
     running: norm.Moments | None,
     norm_groups: int = 1,
-    product: Product = product,
 ) -> tuple[Float[Array, "*b o"], norm.Moments]:
     """fc1(ReLU(BN(fc0(v)))) and the moments that were used: `running`, or the batch's where it is None.
 
-    The batch's may be those of groups of its clips, see `norm.moments`. Another `product` may want the
-    kernels in a form of its own.
+    The batch's may be those of groups of its clips, see `norm.moments`.
     """
-    hidden = product(v, mlp.kernel0, mlp.bias0.shape[-1]) + mlp.bias0
+    hidden = v @ mlp.kernel0 + mlp.bias0
     statistics = norm.moments(hidden, norm_groups) if running is None else running
     hidden = jax.nn.relu(norm.normalize(hidden, statistics, mlp.scale, mlp.shift))
-    return product(hidden, mlp.kernel1, mlp.bias1.shape[-1]) + mlp.bias1, statistics
+    return hidden @ mlp.kernel1 + mlp.bias1, statistics
 
 
 def log_policy(logits: Float[Array, "*b o"], num_actions: int) -> Float[Array, "*b channels actions"]:

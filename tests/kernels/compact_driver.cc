@@ -231,11 +231,71 @@ bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
   return true;
 }
 
+// The same of a policy network; of choices that are nearly as good any is right.
+bool correct_policy(unsigned seed, int64_t level, Pool& pool) {
+  Draw draw(seed);
+  Policy p{};
+  p.batch = draw(1, 2), p.frames = draw(1, 4), p.pixels = draw(1, 200), p.features = draw(1, 90);
+  p.hidden = draw(1, 150), p.choices = draw(1, 3), p.group_size = draw(1, 3), p.channels = draw(1, 40) * p.group_size;
+  p.actions = {SKIP, static_cast<int8_t>(p.choices == 3 ? REUSE : KEEP), KEEP};
+  p.looks_back = draw(0, 1) == 1, p.own_bias = draw(0, 1) == 1;
+  const int64_t rows = p.batch * p.frames, panels0 = divide_up(p.hidden, PANEL), panels1 = divide_up(p.outputs(), PANEL);
+  const auto x = draw.values(rows * p.pixels * p.features), v_before = draw.values(p.batch * p.features);
+  const auto weights0 = draw.values(panels0 * p.inputs() * PANEL), weights1 = draw.values(panels1 * p.hidden * PANEL);
+  const auto factor = draw.values(p.hidden), offset = draw.values(p.hidden);
+  const auto bias1 = draw.values((p.own_bias ? rows : 1) * p.outputs());
+  std::vector<float> v(rows * p.features, NAN);
+  std::vector<int8_t> chosen(rows * p.channels, -1);
+  p.x = x.data(), p.v_before = v_before.data(), p.weights0 = weights0.data(), p.weights1 = weights1.data();
+  p.factor = factor.data(), p.offset = offset.data(), p.bias1 = bias1.data(), p.v = v.data(), p.chosen = chosen.data();
+  const int64_t workers = draw(1, 4);
+  run_policy(p, *choose(level), [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
+    parallel_for(pool, workers, count, f);
+  });
+  for (int64_t row = 0; row < rows; ++row) {
+    std::vector<double> seen(p.inputs()), hidden(p.hidden);
+    const int64_t own = p.inputs() - p.features;  // v_t lies behind v_{t-1}
+    for (int64_t c = 0; c < p.features; ++c) {
+      for (int64_t i = 0; i < p.pixels; ++i) seen[own + c] += x[(row * p.pixels + i) * p.features + c] / double(p.pixels);
+      const double found = v[row * p.features + c];
+      if (!(std::abs(found - seen[own + c]) <= 1e-5)) {
+        std::printf("an average: expected %g, found %g\n", seen[own + c], found);
+        return false;
+      }
+      if (p.looks_back) seen[c] = row % p.frames > 0 ? v[(row - 1) * p.features + c] : v_before[row / p.frames * p.features + c];
+    }
+    const auto product = [](const std::vector<float>& weights, const std::vector<double>& from, int64_t o) {
+      double sum = 0;
+      const auto inputs = static_cast<int64_t>(from.size());
+      for (int64_t i = 0; i < inputs; ++i) sum += from[i] * weights[(o / PANEL * inputs + i) * PANEL + o % PANEL];
+      return sum;
+    };
+    for (int64_t i = 0; i < p.hidden; ++i) hidden[i] = std::max(product(weights0, seen, i) * factor[i] + offset[i], 0.0);
+    for (int64_t c = 0; c < p.channels; ++c) {
+      double logits[3], largest = -INFINITY, scale = 1;
+      int64_t found = -1;
+      for (int64_t i = 0; i < p.choices; ++i) {
+        const int64_t o = c / p.group_size * p.choices + i;
+        logits[i] = product(weights1, hidden, o) + bias1[(p.own_bias ? row * p.outputs() : 0) + o];
+        largest = std::max(largest, logits[i]), scale = std::max(scale, std::abs(logits[i]));
+        if (p.actions[i] == chosen[row * p.channels + c]) found = i;
+      }
+      if (found < 0 || !(logits[found] >= largest - 1e-4 * scale)) {
+        std::printf("an action: found %d of %g where the largest is %g\n", chosen[row * p.channels + c],
+                    found < 0 ? NAN : logits[found], largest);
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return all_correct(argc, argv, [](int64_t level) { return choose(level) != nullptr; },
                      [](unsigned seed, int64_t level, Pool& pool) {
-                       return correct_block(seed, level, pool) && correct_stem(seed, level, pool);
+                       return correct_block(seed, level, pool) && correct_stem(seed, level, pool) &&
+                              correct_policy(seed, level, pool);
                      });
 }

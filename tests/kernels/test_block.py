@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels import block
-from adafuse_jax.kernels.block import before_first, codes, compact_block, compact_step, pack
+from adafuse_jax.kernels.block import before_first, codes, compact_block, compact_step, pack_block
 from adafuse_jax.kernels.build import LEVELS
 from adafuse_jax.ops import actions as act
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("native")
 def levels():
     """Those that this CPU has."""
     x, actions = jnp.ones((1, 1, 1, 1, 1)), jnp.full((1, 1, 1), KEEP, jnp.int8)
-    weights = pack((np.ones((1, 1, 1, 1)), np.zeros(1)), (np.ones((1, 1, 1, 1)), np.zeros(1)))
+    weights = pack_block((np.ones((1, 1, 1, 1)), np.zeros(1)), (np.ones((1, 1, 1, 1)), np.zeros(1)))
     found = []
     for level in LEVELS:
         try:
@@ -60,7 +60,7 @@ def expected(x, actions, arrays, strides):
 
 
 def both(arrays):
-    return pack(arrays[:2], arrays[2:])
+    return pack_block(arrays[:2], arrays[2:])
 
 
 def drawn(random, sizes, channels, kernels, shares=(1 / 3, 1 / 3, 1 / 3)):
@@ -102,7 +102,7 @@ def test_a_block_is_its_parts(data):
         wanted = np.maximum(wanted + added, 0)
         shortcut = jnp.asarray(shortcut)
     with mock.patch.object(block, "WIDE", draw(st.sampled_from([1, 1000]), label="tiles")):
-        weights = pack(arrays[:2], arrays[2:], conv3, project, strides)
+        weights = pack_block(arrays[:2], arrays[2:], conv3, project, strides)
     x, actions = jnp.asarray(x), jnp.asarray(actions)
     rest = (m, o), strides, shortcut, level
     assert_same(compact_block(x, weights, actions, *rest), wanted)

@@ -1,0 +1,92 @@
+// A policy network (paper, section 3): average pooling of each frame, two matrices with a norm and a ReLU between
+// them, and for each group of channels the likeliest action. Included by compact.cc, inside its namespace.
+
+constexpr int64_t POOLED = 64;  // pixels that are added up at a time, however many threads there are
+
+struct Policy {
+  int64_t batch, frames, pixels, features, hidden;
+  bool looks_back;                           // whether it sees v_{t-1}, before v_t
+  int64_t channels, group_size;
+  std::array<int8_t, 3> actions;             // what it chooses from
+  int64_t choices;                           // so many
+  const float *x, *v_before;                 // (B, T, pixels, features), (B, features)
+  const float *weights0, *factor, *offset;   // (panels0, inputs, 64), (hidden), (hidden): the bias and the norm
+  const float *weights1, *bias1;             // (panels1, hidden, 64), (1 or B * T, outputs)
+  bool own_bias;                             // whether each frame has one of its own
+  float* v;                                  // (B, T, features)
+  int8_t* chosen;                            // (B, T, channels)
+
+  int64_t inputs() const { return (looks_back ? 2 : 1) * features; }
+  int64_t outputs() const { return channels / group_size * choices; }
+};
+
+// Rows times a matrix of panels, as a 1x1 convolution of so many pixels; `done(panel)` comes after each panel.
+template <class Parallel, class Done>
+void multiply(const float* x, int64_t rows, int64_t inputs, int64_t pitch, const float* weights, int64_t panels,
+              float* out, const Loops& loops, Parallel parallel, Done done) {
+  const Conv conv{1, rows, pitch, 1, 1, 1, rows};
+  const std::vector<int32_t> every = counted(inputs);
+  const Source source{x, every.data(), every.data(), inputs};
+  parallel(panels, [&](int64_t panel, int64_t) {
+    loops.run({conv, &source, 1, nullptr, weights + panel * inputs * PANEL, inputs, 0, 1, nullptr, nullptr, false,
+               false, out + panel * PANEL, panels * PANEL}, 0, rows, PANEL / GROUP);
+    done(panel);
+  });
+}
+
+// The first of the largest, as JAX's argmax of the softmax has it: 0 if any is NaN or the largest is infinite.
+inline int64_t likeliest(const float* logits, int64_t count) {
+  int64_t best = 0;
+  bool finite = true;
+  for (int64_t i = 0; i < count; ++i) {
+    if (logits[i] > logits[best]) best = i;
+    finite = finite && logits[i] < INFINITY;  // not so NaN
+  }
+  return finite ? best : 0;
+}
+
+template <class Parallel>
+void run_policy(const Policy& p, const Loops& loops, Parallel parallel) {
+  const int64_t rows = p.batch * p.frames, slices = divide_up(p.pixels, POOLED), inputs = p.inputs();
+  const Floats sums = floats(rows * slices * p.features);
+  parallel(rows * slices, [&](int64_t job, int64_t) {
+    const Range pixels(p.pixels, job % slices, slices);
+    const float* x = p.x + (job / slices * p.pixels + pixels.begin) * p.features;
+    loops.sum(x, pixels.end - pixels.begin, p.features, sums.get() + job * p.features);
+  });
+  const Floats seen = floats(rows * inputs);
+  for (int64_t row = 0; row < rows; ++row) {
+    float* const v = p.v + row * p.features;
+    loops.sum(sums.get() + row * slices * p.features, slices, p.features, v);
+    for (int64_t c = 0; c < p.features; ++c) v[c] /= static_cast<float>(p.pixels);
+    if (p.looks_back) {
+      const float* before = row % p.frames > 0 ? v - p.features : p.v_before + row / p.frames * p.features;
+      std::copy_n(before, p.features, seen.get() + row * inputs);
+    }
+    std::copy_n(v, p.features, seen.get() + (row + 1) * inputs - p.features);
+  }
+  const int64_t panels0 = divide_up(p.hidden, PANEL), panels1 = divide_up(p.outputs(), PANEL);
+  const Floats hidden = floats(rows * panels0 * PANEL), logits = floats(rows * panels1 * PANEL);
+  multiply(seen.get(), rows, inputs, inputs, p.weights0, panels0, hidden.get(), loops, parallel, [&](int64_t panel) {
+    const int64_t end = std::min((panel + 1) * PANEL, p.hidden);
+    for (int64_t row = 0; row < rows; ++row) {
+      float* const of = hidden.get() + row * panels0 * PANEL;
+      for (int64_t i = panel * PANEL; i < end; ++i) {
+        const float x = of[i] * p.factor[i] + p.offset[i];
+        of[i] = x < 0.0f ? 0.0f : x;  // lets NaN through
+      }
+    }
+  });
+  multiply(hidden.get(), rows, p.hidden, panels0 * PANEL, p.weights1, panels1, logits.get(), loops, parallel,
+           [](int64_t) {});
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* of = logits.get() + row * panels1 * PANEL;
+    const float* bias = p.bias1 + (p.own_bias ? row * p.outputs() : 0);
+    int8_t* const chosen = p.chosen + row * p.channels;
+    for (int64_t group = 0; group < p.channels / p.group_size; ++group) {
+      float sum[3];
+      for (int64_t i = 0; i < p.choices; ++i) sum[i] = of[group * p.choices + i] + bias[group * p.choices + i];
+      std::fill_n(chosen + group * p.group_size, p.group_size, p.actions[likeliest(sum, p.choices)]);
+    }
+  }
+}

@@ -1,0 +1,95 @@
+"""A policy network as one call of native code: what it sees, its two matrices, and the likeliest actions."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int8
+
+from adafuse_jax.kernels import build
+from adafuse_jax.kernels.block import panels
+from adafuse_jax.ops import actions as act
+from adafuse_jax.ops import norm, policy
+
+TARGET = "adafuse_jax_policy"
+
+
+class PolicyWeights(NamedTuple):
+    """Of a policy network, laid out for the native code; see `pack_policy`.
+
+    Panels are 64 columns of a matrix side by side. `factor` and `offset` are fc0's bias and the norm after
+    it. The last bias may be one for all frames or one for each.
+    """
+
+    kernel0: Float[Array, "panels0 i lanes"]
+    factor: Float[Array, " hidden"]
+    offset: Float[Array, " hidden"]
+    kernel1: Float[Array, "panels1 hidden lanes"]
+    bias1: Float[Array, "*b o"]
+
+
+def pack_matrix(kernel: Float[Array, "i o"]) -> Float[Array, "panels i lanes"]:
+    """Lays a matrix out."""
+    laid_out, _ = panels(np.asarray(kernel)[None, None], np.zeros(kernel.shape[1]))
+    return jnp.asarray(laid_out[:, 0], jnp.float32)
+
+
+def pack_policy(
+    mlp: policy.MLP, running: norm.Moments, pack: Callable[[Array], Array] = pack_matrix
+) -> PolicyWeights:
+    """Lays a network's weights out, with the running statistics of its norm.
+
+    Args:
+        mlp: of the network.
+        running: of its norm.
+        pack: `pack_matrix`, or what remembers its results where networks share matrices.
+    """
+    mean, var = (np.asarray(moment) for moment in running)
+    factor = np.asarray(mlp.scale) / np.sqrt(var + norm.EPSILON)
+    offset = (np.asarray(mlp.bias0) - mean) * factor + np.asarray(mlp.shift)
+    factor, offset = (jnp.asarray(array, jnp.float32) for array in (factor, offset))
+    return PolicyWeights(pack(mlp.kernel0), factor, offset, pack(mlp.kernel1), mlp.bias1)
+
+
+def compact_policy(
+    x: Float[Array, "b t h w i"],
+    v_before: Float[Array, "b i"],
+    weights: PolicyWeights,
+    channels: int,
+    actions: tuple[str, ...] = act.ALL,
+    level: str = "best",
+) -> tuple[Float[Array, "b t i"], Int8[Array, "b t c"]]:
+    """The likeliest actions of each frame, on the CPU (paper, section 3).
+
+    Args:
+        x: what the first convolution reads, float32.
+        v_before: its averages at the frame before the first; zeros: there was none.
+        weights: from `pack_policy`.
+        channels: that the network decides on, c; neighbours share a decision where it gives fewer.
+        actions: what it chooses from.
+        level: instructions to use, of `build.LEVELS`.
+
+    Returns:
+        The averages v of each frame over its pixels, and the actions as `block.codes` has them.
+
+    Raises:
+        UserError: for another level or type of x.
+        RuntimeError: without native code (`build.load`).
+    """
+    level = build.checked(x, level)
+    bias = weights.bias1.reshape(-1, weights.bias1.shape[-1])
+    numbers = {
+        "group_size": np.int64(channels * len(actions) // bias.shape[-1]),
+        "actions": np.asarray([act.ALL.index(action) for action in actions], np.int64),
+        "level": level,
+    }
+    batch, frames, features = x.shape[0], x.shape[1], x.shape[-1]
+    v = jax.ShapeDtypeStruct((batch, frames, features), jnp.float32)
+    chosen = jax.ShapeDtypeStruct((batch, frames, channels), jnp.int8)
+    return tuple(
+        jax.ffi.ffi_call(TARGET, (v, chosen))(
+            x, v_before, weights.kernel0, weights.factor, weights.offset, weights.kernel1, bias, **numbers
+        )
+    )
