@@ -48,6 +48,7 @@ struct Panel {
   bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
+  int64_t fetching, soon;  // at which pixel the weights that come `soon` floats behind these are brought in; 0: none
 };
 
 // Up to 64 outputs of a row of pixels, of rows of inputs with a border of zeros: under each of the `kernel` rows
@@ -235,6 +236,7 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.tap_end = std::min(taps, tap + step);
     panel.last = last && panel.tap_end == taps;
     panel.weights = weights + tap * panel.channels * PANEL;
+    panel.fetching = job.begin, panel.soon = panel.tap_end < taps ? step * panel.channels * PANEL : 0;
     run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;
   }

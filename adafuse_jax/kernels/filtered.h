@@ -5,7 +5,7 @@
 // namespace.
 
 constexpr int64_t TURNED = 32;            // tiles of a block of conv1
-constexpr int64_t FILTERED = 128 * 1024;  // floats of the transformed tiles of a block of conv2
+constexpr int64_t FILTERED = 64 * 1024;   // floats of the transformed tiles of a block of conv2
 
 // Some tiles of an image, and where their transformed inputs are kept if those of all blocks are.
 struct Tiling {

@@ -6,18 +6,13 @@
 constexpr int FEWER = LANES > 8 ? 8 : LANES;  // tiles side by side are rounded up to so many
 typedef float Half __attribute__((vector_size(FEWER * sizeof(float))));
 
-constexpr int LINE = 16;  // floats of a line of the cache
-
-// Brings a line into the second cache. Where rows of weights are left out, the CPU doesn't foresee what comes next.
-TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
-
 // V = B^T x B of the vector of channels at `c` of a tile; `step` floats from one frequency to the next.
 template <int SIDE>
 TARGET static inline void transform(const float* const* in, int64_t c, int64_t channels, float* v, int64_t step) {
   Vector half[SIDE][SIDE];
-  for (int j = 0; j < SIDE; ++j) {
+  UNROLL for (int j = 0; j < SIDE; ++j) {
     Vector d[SIDE], t[SIDE];
-    for (int i = 0; i < SIDE; ++i) {
+    UNROLL for (int i = 0; i < SIDE; ++i) {
       if (c + LANES <= channels) {
         d[i] = get(in[SIDE * i + j] + c);
       } else {
@@ -27,12 +22,12 @@ TARGET static inline void transform(const float* const* in, int64_t c, int64_t c
       }
     }
     to_frequencies(d, t);
-    for (int i = 0; i < SIDE; ++i) half[i][j] = t[i];
+    UNROLL for (int i = 0; i < SIDE; ++i) half[i][j] = t[i];
   }
-  for (int i = 0; i < SIDE; ++i) {
+  UNROLL for (int i = 0; i < SIDE; ++i) {
     Vector t[SIDE];
     to_frequencies(half[i], t);
-    for (int j = 0; j < SIDE; ++j) put(v + (SIDE * i + j) * step, t[j]);
+    UNROLL for (int j = 0; j < SIDE; ++j) put(v + (SIDE * i + j) * step, t[j]);
   }
 }
 
@@ -40,13 +35,13 @@ TARGET static inline void transform(const float* const* in, int64_t c, int64_t c
 template <int SIDE>
 TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[SIDE - 2][SIDE - 2]) {
   Vector half[SIDE - 2][SIDE];
-  for (int j = 0; j < SIDE; ++j) {
+  UNROLL for (int j = 0; j < SIDE; ++j) {
     Vector column[SIDE], t[SIDE - 2];
-    for (int i = 0; i < SIDE; ++i) column[i] = get(m + (SIDE * i + j) * step);
+    UNROLL for (int i = 0; i < SIDE; ++i) column[i] = get(m + (SIDE * i + j) * step);
     to_pixels(column, t);
-    for (int i = 0; i < SIDE - 2; ++i) half[i][j] = t[i];
+    UNROLL for (int i = 0; i < SIDE - 2; ++i) half[i][j] = t[i];
   }
-  for (int i = 0; i < SIDE - 2; ++i) to_pixels(half[i], y[i]);
+  UNROLL for (int i = 0; i < SIDE - 2; ++i) to_pixels(half[i], y[i]);
 }
 
 // Exchanges blocks of `S` lanes: a's second ones, of each two, for b's first ones.
@@ -156,18 +151,26 @@ TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float*
     const auto some_rows = static_cast<int>(std::min<int64_t>(LANES, count - row));
     if (some_rows < LANES) __builtin_memset(some, 0, sizeof(some));
     for (int64_t first = begin; first < end; first += LANES) {
+      const auto lanes = static_cast<int>(std::min<int64_t>(LANES, end - first));
+      Corner corners[LANES];
+      for (int lane = 0; lane < lanes; ++lane) corners[lane] = tiles.corner(first + lane);
       for (int r = 0; r < some_rows; ++r) {
         Vector out[OUTS][OUTS];
         transform_back<SIDE>(m.data + (row + r) * m.row + first - begin, m.step, out);
-        for (int i = 0; i < OUTS * OUTS; ++i) put(some[i][r], positive(out[i / OUTS][i % OUTS] + bias[row + r]));
+        UNROLL for (int i = 0; i < OUTS; ++i) {
+          UNROLL for (int j = 0; j < OUTS; ++j) put(some[OUTS * i + j][r], positive(out[i][j] + bias[row + r]));
+        }
       }
-      for (int i = 0; i < OUTS * OUTS; ++i) {
-        Vector rows[LANES];
-        for (int r = 0; r < LANES; ++r) rows[r] = get(some[i][r]);
-        transpose<LANES / 2>(rows);
-        for (int64_t tile = first; tile < std::min(first + LANES, end); ++tile) {
-          const int64_t pixel = tiles.pixel(tile, i);
-          if (pixel >= 0) put(y + pixel * pitch + row, rows[tile - first]);
+      for (int i = 0; i < OUTS; ++i) {
+        for (int j = 0; j < OUTS; ++j) {
+          Vector rows[LANES];
+          UNROLL for (int r = 0; r < LANES; ++r) rows[r] = get(some[OUTS * i + j][r]);
+          transpose<LANES / 2>(rows);
+          for (int lane = 0; lane < lanes; ++lane) {
+            const Corner& corner = corners[lane];
+            if (i >= corner.height || j >= corner.width) continue;
+            put(y + (corner.pixel + i * tiles.width + j) * pitch + row, rows[lane]);
+          }
         }
       }
     }
@@ -229,17 +232,19 @@ template <int SIDE>
 TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t begin, int64_t end, const Finish& to) {
   constexpr int OUTS = SIDE - 2;
   for (int64_t tile = begin; tile < end; ++tile) {
-    int64_t pixels[OUTS * OUTS];
-    for (int i = 0; i < OUTS * OUTS; ++i) pixels[i] = tiles.pixel(tile, i);
+    const Corner corner = tiles.corner(tile);
     for (int c = 0; c < to.lanes; c += LANES) {
       Vector out[OUTS][OUTS];
       transform_back<SIDE>(m.data + (tile - begin) * m.row + c, m.step, out);
       const Vector bias = get(to.bias + c);
-      for (int i = 0; i < OUTS * OUTS; ++i) {
-        if (pixels[i] < 0) continue;
-        Vector x = out[i / OUTS][i % OUTS] + bias;
-        if (to.initial != nullptr) x += get(to.initial + pixels[i] * to.pitch + c);
-        put(to.out + pixels[i] * to.pitch + c, to.relu ? positive(x) : x);
+      UNROLL for (int i = 0; i < OUTS; ++i) {
+        UNROLL for (int j = 0; j < OUTS; ++j) {
+          if (i >= corner.height || j >= corner.width) continue;
+          const int64_t pixel = corner.pixel + i * tiles.width + j;
+          Vector x = out[i][j] + bias;
+          if (to.initial != nullptr) x += get(to.initial + pixel * to.pitch + c);
+          put(to.out + pixel * to.pitch + c, to.relu ? positive(x) : x);
+        }
       }
     }
   }

@@ -22,7 +22,9 @@ void run_stem(const Stem& s, const Loops& loops, int64_t workers, Parallel paral
   const int64_t row = conv.out_width * PANEL, panels = divide_up(s.features, PANEL), out_pitch = pad(s.features);
   // Rows of the output that a job makes.
   const int64_t tall = s.pool ? std::max<int64_t>(1, (BAND / row - 1) / 2) : std::max<int64_t>(1, BAND / row);
-  const int64_t bands = divide_up(s.height(), std::min(tall, divide_up(s.height(), divide_up(2 * workers, s.images))));
+  // As many for each of the threads.
+  const int64_t rounds = divide_up(s.images * divide_up(s.height(), tall), workers);
+  const int64_t bands = std::min(s.height(), divide_up(std::max<int64_t>(2, rounds) * workers, s.images));
   const int64_t most = divide_up(s.height(), bands);
   const int64_t most_rows = s.pool ? 2 * most + 1 : most;
   const int64_t most_in = ((most_rows - 1) * conv.stride + conv.kernel) * in_pitch;

@@ -1,5 +1,10 @@
 // What the loops of minimal.h work on.
 
+// Of a tile: number of the first of its own pixels, and how much of the image there is from there on.
+struct Corner {
+  int64_t pixel, height, width;
+};
+
 // Tiles of 2x2 or 4x4 pixels of an image, of which a 3x3 convolution of stride 1, padded by 1, reads 4x4 or 6x6.
 struct Tiles {
   const float* image;  // null, where only the shape counts
@@ -22,10 +27,9 @@ struct Tiles {
       }
     }
   }
-  // Number of the `i`-th of its own pixels; -1 outside of the image.
-  int64_t pixel(int64_t tile, int i) const {
-    const int64_t y = outs() * (tile / wide()) + i / outs(), x = outs() * (tile % wide()) + i % outs();
-    return y < height && x < width ? y * width + x : -1;
+  Corner corner(int64_t tile) const {
+    const int64_t y = outs() * (tile / wide()), x = outs() * (tile % wide());
+    return {y * width + x, height - y, width - x};
   }
 };
 
