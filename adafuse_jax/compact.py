@@ -60,6 +60,9 @@ class Block(nnx.Module):
         network = isinstance(fusion, TemporalFusion)
         self.network = _Weight(pack_policy(fusion.mlp, fusion.bn.running, pack)) if network else None
         self.random = None if network else fusion
+        # The block whose output this one reads as it is, if that gives averages of it, and this one's own.
+        self.source: Block | None = nnx.data(None)
+        self.averages: Array | None = nnx.data(None)
 
     def decide(
         self, x: Float[Array, "b t h w i"], v_before: Float[Array, "b i"] | None = None
@@ -67,6 +70,8 @@ class Block(nnx.Module):
         """Of a block with a policy network: see `kernels.policy.compact_policy`."""
         if v_before is None:
             v_before = jnp.zeros((len(x), x.shape[-1]))
+        if self.source is not None and self.source.averages is not None:
+            x = self.source.averages[:, :, None, None]  # as a map of one pixel: x isn't read again
         return compact_policy(x, v_before, self.network.get_value(), self.width, self.actions)
 
     def one_hot(self, actions: Int8[Array, "*b c"]) -> Float[Array, "*b c actions"]:
@@ -90,7 +95,8 @@ class Block(nnx.Module):
             _, policy = self.random(x, jnp.zeros((*x.shape[:2], self.width)), key, train)
             actions = codes(policy, self.actions)
         weights = self.weights.get_value()
-        return compact_block(x, weights, actions, self.channels, self.strides, shortcut), policy
+        out, self.averages = compact_block(x, weights, actions, self.channels, self.strides, shortcut)
+        return out, policy
 
 
 class _Stem(nnx.Module):
@@ -198,14 +204,16 @@ def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) 
     copy = nnx.clone(model)
     copy.backbone.executed = _Stem(copy.backbone)
     copy.backbone.conv1 = copy.backbone.bn1 = None
-    packed = _once(pack_matrix)
+    packed, source = _once(pack_matrix), None
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
             block.executed = Block(block, packed)
+            block.executed.source = source if block.shift is None else None
             layers = "conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"
             for name in ("fusion", *layers):
                 if getattr(block, name, None) is not None:
                     setattr(block, name, None)
+        source = block.executed
     return copy
 
 

@@ -81,9 +81,10 @@ class _Block(nnx.Module):
         before = self.before.get_value()
         if not isinstance(before, Before):
             before = before_first(x[:, 0], weights, block.strides)
-        before, out = compact_step(
+        before, out, averages = compact_step(
             x[:, 0], weights, actions[:, 0], before, block.channels, block.strides, shortcut[:, 0]
         )
+        block.averages = None if averages is None else averages[:, None]
         self.v.set_value(v[:, 0])
         self.before.set_value(before)
         return out[:, None], block.one_hot(actions)

@@ -128,7 +128,7 @@ def compact_block(
     strides: tuple[int, int] = (1, 1),
     shortcut: Float[Array, "b t ..."] | None = None,
     level: str = "best",
-) -> Float[Array, "b t y x o"]:
+) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t o"] | None]:
     """A block, on the CPU and without a gradient.
 
     conv2(fuse(relu(conv1(x)))) with Eq. 3 by `actions`; of that conv3(relu()), if there is one; and with a
@@ -145,6 +145,10 @@ def compact_block(
         shortcut: to add; where the weights have a convolution for it, its input, of the shape of x.
         level: instructions to use, of `build.LEVELS`.
 
+    Returns:
+        The output, and where there is a third convolution the output's averages over the pixels, which cost
+        next to nothing while it is made.
+
     Raises:
         UserError: for another level, type of x or number of the shortcut's channels.
         RuntimeError: without native code (`build.load`).
@@ -152,7 +156,8 @@ def compact_block(
     empty = Before(
         jnp.zeros((0, *x.shape[2:])), jnp.zeros((0, *_between(x, weights, strides))), actions[:0, 0]
     )
-    return _call(x, weights, actions, empty, channels, strides, shortcut, level)[0]
+    out, _, averages = _call(x, weights, actions, empty, channels, strides, shortcut, level)
+    return out, averages
 
 
 def before_first(x: Float[Array, "b h w i"], weights: Weights, strides: tuple[int, int] = (1, 1)) -> Before:
@@ -170,7 +175,7 @@ def compact_step(
     strides: tuple[int, int] = (1, 1),
     shortcut: Float[Array, "b ..."] | None = None,
     level: str = "best",
-) -> tuple[Before, Float[Array, "b y x o"]]:
+) -> tuple[Before, Float[Array, "b y x o"], Float[Array, "b o"] | None]:
     """`compact_block` one frame at a time: what is reused and wasn't computed at the frame before is now.
 
     Args:
@@ -188,8 +193,11 @@ def compact_step(
         RuntimeError: without native code (`build.load`).
     """
     shortcut = None if shortcut is None else shortcut[:, None]
-    out, y = _call(x[:, None], weights, actions[:, None], before, channels, strides, shortcut, level)
-    return Before(x, y[:, 0], actions + jnp.int8(1)), out[:, 0]
+    out, y, averages = _call(
+        x[:, None], weights, actions[:, None], before, channels, strides, shortcut, level
+    )
+    before = Before(x, y[:, 0], actions + jnp.int8(1))
+    return before, out[:, 0], None if averages is None else averages[:, 0]
 
 
 def _kernels(weights: Weights) -> tuple[int, int]:
@@ -218,7 +226,7 @@ def filled(channels: int) -> int:
 
 
 def _call(x, weights, actions, before, channels, strides, shortcut, level):
-    """The output, and the columns between the first two convolutions."""
+    """The output, the columns between the first two convolutions, and the output's averages or None."""
     level = build.checked(x, level)
     middle, features = channels
     between, size = _between(x, weights, strides), _sizes(x, weights, strides)[1]
@@ -234,6 +242,7 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
         (*x.shape[:2], *between),
         (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, filled(middle)),
         (len(before.x), *between),
+        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), filled(features)),
     )
     call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
     numbers = {
@@ -246,5 +255,5 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
         "level": level,
     }
     numbers = {name: np.int64(n) for name, n in numbers.items()}
-    out, y, *_ = call(x, *weights, actions, shortcut, *before, **numbers)
-    return out[..., :features], y
+    out, y, _, _, averages = call(x, *weights, actions, shortcut, *before, **numbers)
+    return out[..., :features], y, averages[..., :features] if len(weights.kernel3) else None

@@ -18,6 +18,7 @@
 
 namespace adafuse::compact {
 
+constexpr int64_t SLICE = 48;          // pixels that are added up at a time, and pieces of work begin at; 8 tiles of 6
 constexpr int64_t CACHED = 96 * 1024;  // floats of weights that go over all pixels before the next ones do
 
 enum Action : int8_t { SKIP = 0, REUSE = 1, KEEP = 2 };  // as on the policy's last axis
@@ -49,6 +50,7 @@ struct Panel {
   float* out;
   int64_t out_pitch;
   int64_t fetching, soon;  // at which pixel the weights that come `soon` floats behind these are brought in; 0: none
+  float* sums;             // of the outputs of each slice of the pixels, a row of `out_pitch` each; or null
 };
 
 // Up to 64 outputs of a row of pixels, of rows of inputs with a border of zeros: under each of the `kernel` rows
@@ -109,6 +111,7 @@ struct Block {
   const float *shortcut, *weights_shortcut;  // (panels, 1, in, 64)
   const int8_t* actions;              // (B, T, width)
   float *y, *z, *out;                 // after conv1, after conv2 if there is a conv3, and after all
+  float* averages;                    // of out, (B, T, its channels up to 16), if there is a conv3
   const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
   const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
   float* late;                        // as y_before
@@ -194,6 +197,12 @@ inline Plan plan(const Block& p) {
   return all;
 }
 
+// A part of a range, the `i`-th of `parts`.
+struct Range {
+  int64_t begin, end;
+  Range(int64_t count, int64_t i, int64_t parts) : begin(count * i / parts), end(count * (i + 1) / parts) {}
+};
+
 struct Job {
   int64_t image, panel, begin, end;  // pixels
 };
@@ -205,13 +214,14 @@ std::vector<Job> jobs_of(int64_t images, Panels panels, int64_t pixels, int64_t 
   int64_t count = 0;
   for (int64_t i = 0; i < images; ++i) count += panels(i);
   const int64_t wanted = workers > 1 ? divide_up(4 * workers, std::max<int64_t>(count, 1)) : 1;
-  const int64_t pieces = std::max<int64_t>(1, std::min(wanted, pixels / 48));
+  const int64_t pieces = std::max<int64_t>(1, std::min(wanted, pixels / SLICE));
   std::vector<Job> jobs;
   jobs.reserve(count * pieces);
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t panel = 0; panel < panels(image); ++panel) {
       for (int64_t i = 0; i < pieces; ++i) {
-        jobs.push_back({image, panel, pixels * i / pieces, pixels * (i + 1) / pieces});
+        const Range slices(divide_up(pixels, SLICE), i, pieces);
+        jobs.push_back({image, panel, slices.begin * SLICE, std::min(slices.end * SLICE, pixels)});
       }
     }
   }
@@ -377,14 +387,21 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   const std::vector<Job> jobs3 =
       jobs_of(total, panels_of(p.features), pixels2, workers,
               p.middle * PANEL > pixels2 * p.conv3.pitch);
+  const int64_t slices = divide_up(pixels2, SLICE);
+  const Floats sums = floats(total * slices * out_pitch);
   parallel(static_cast<int64_t>(jobs3.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs3[i];
     const Source source{p.z + job.image * pixels2 * p.conv3.pitch, every.data(), every.data(), p.middle};
     const float* weights = p.weights3 + job.panel * p.middle * PANEL;
-    const Panel panel{p.conv3, &source, 1, zeros.data(), weights, p.middle, 0, 0, nullptr, nullptr,
-                      true, true, nullptr, 0};
+    Panel panel{p.conv3, &source, 1, zeros.data(), weights, p.middle, 0, 0, nullptr, nullptr, true, true, nullptr, 0};
+    panel.sums = sums.get() + job.image * slices * out_pitch + job.panel * PANEL;
     finish(panel, p.bias3, p.middle, job);
   });
+  for (int64_t image = 0; image < total; ++image) {
+    float* const averages = p.averages + image * out_pitch;
+    loops.sum(sums.get() + image * slices * out_pitch, slices, out_pitch, averages);
+    for (int64_t c = 0; c < out_pitch; ++c) averages[c] /= static_cast<float>(pixels2);
+  }
 }
 
 #include "policy.h"
@@ -414,7 +431,7 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
                          Input weights1, Input bias1, Input weights2, Input bias2, Input weights3,
                          Input bias3, Input weights_shortcut, Bytes actions, Input shortcut,
                          Input x_before, Input y_before, Bytes actions_before, Output out, Output y,
-                         Output z, Output late) {
+                         Output z, Output late, Output averages) {
   const auto dims = x.dimensions();
   if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
   Block p{};
@@ -455,7 +472,9 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
     if (!has_shape(weights3.dimensions(), {panels, 1, p.middle, PANEL})) return wrong("weights3");
     if (!has_shape(bias3.dimensions(), {panels * PANEL})) return wrong("bias3");
     if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(p.middle)})) return wrong("z");
+    if (!has_shape(averages->dimensions(), {p.batch, p.frames, pad(features)})) return wrong("averages");
     p.weights3 = weights3.typed_data(), p.bias3 = bias3.typed_data(), p.z = z->typed_data();
+    p.averages = averages->typed_data();
   } else if (middle != features) {
     return wrong("features: expected those of the second convolution");
   }
@@ -600,6 +619,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                                   .Arg<Input>()
                                   .Arg<Input>()
                                   .Arg<Bytes>()
+                                  .Ret<Input>()
                                   .Ret<Input>()
                                   .Ret<Input>()
                                   .Ret<Input>()

@@ -13,12 +13,6 @@ struct Tiling {
   int64_t tiles() const { return end - begin; }
 };
 
-// A part of a range, the `i`-th of `parts`.
-struct Range {
-  int64_t begin, end;
-  Range(int64_t count, int64_t i, int64_t parts) : begin(count * i / parts), end(count * (i + 1) / parts) {}
-};
-
 // What is to be done for a convolution.
 struct Work {
   std::vector<Tiling> blocks;

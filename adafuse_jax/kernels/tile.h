@@ -67,13 +67,21 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
   }
   UNROLL for (int r = 0; r < ROWS; ++r) {
     UNROLL for (int v = 0; v < WIDE; ++v) {
-      Vector x = sum[r][v];
+      Vector& x = sum[r][v];
       if (p.last) {
         x += get(p.bias + lane + v * LANES);
         if (p.relu) x = positive(x);
       }
       put(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, x);
     }
+  }
+  if (p.sums == nullptr || !p.last) return;
+  float* const sums = p.sums + pixel / SLICE * p.out_pitch + lane;
+  UNROLL for (int v = 0; v < WIDE; ++v) {
+    Vector total = sum[0][v];
+    UNROLL for (int r = 1; r < ROWS; ++r) total += sum[r][v];
+    if (pixel % SLICE > 0) total += get(sums + v * LANES);
+    put(sums + v * LANES, total);
   }
 }
 

@@ -49,7 +49,7 @@ void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t wor
   const int64_t added = p.weights_shortcut != nullptr ? in : p.shortcut != nullptr ? out : 0;
   std::vector<float> shortcut(p.batch * added);
   std::vector<float> x(p.batch * in), x_before(p.batch * in), y(p.batch * between), y_before(p.batch * between);
-  std::vector<float> outs(p.batch * out);
+  std::vector<float> outs(p.batch * out), averages(p.batch * pad(p.features));
   std::vector<int8_t> actions(p.batch * p.width), before(p.batch * p.width, 0);
   for (int64_t t = 0; t < p.frames; ++t) {
     std::vector<float> late(p.batch * between, NAN);
@@ -64,8 +64,11 @@ void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t wor
     if (added > 0) step.shortcut = shortcut.data();
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
-    step.actions_before = before.data(), step.late = late.data();
+    step.actions_before = before.data(), step.late = late.data(), step.averages = averages.data();
     run_block(step, loops, workers, parallel);
+    for (int64_t b = 0; b < p.batch && p.averages != nullptr; ++b) {
+      std::copy_n(averages.begin() + b * pad(p.features), pad(p.features), p.averages + (b * p.frames + t) * pad(p.features));
+    }
     for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
     for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
     x_before.swap(x), y_before.swap(y);
@@ -120,13 +123,13 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
   for (int8_t& action : actions) action = static_cast<int8_t>(alone < 3 ? alone : draw(0, 2));
   // Where nothing is computed nothing may be read: it would show as NaN.
   std::vector<float> between(total * h * w * pad(p.width), NAN), out(total * out_pixels * pad(p.features), NAN);
-  std::vector<float> z(total * out_pixels * pad(p.middle), NAN);
+  std::vector<float> z(total * out_pixels * pad(p.middle), NAN), averages(total * pad(p.features), NAN);
   p.x = x.data(), p.weights1 = weights1.data(), p.bias1 = bias1.data();
   p.weights2 = weights2.data(), p.bias2 = bias2.data(), p.actions = actions.data();
   p.y = between.data(), p.out = out.data();
   if (p.side1 > 0) p.weights1 = filtered1.data();
   if (p.side2 > 0) p.weights2 = filtered2.data();
-  if (third) p.weights3 = weights3.data(), p.bias3 = bias3.data(), p.z = z.data();
+  if (third) p.weights3 = weights3.data(), p.bias3 = bias3.data(), p.z = z.data(), p.averages = averages.data();
   if (how > 0) p.shortcut = shortcut.data();
   if (how == 2) p.weights_shortcut = weights_shortcut.data();
   const int64_t workers = draw(1, 4);
@@ -176,12 +179,23 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
     }
     all[i] = how > 0 ? std::max(expected, 0.0) : expected;
   }
+  std::vector<double> means(total * p.features);
+  for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i) {
+    means[i / p.features / out_pixels * p.features + i % p.features] += all[i] / out_pixels;
+  }
   double largest = 1;
   for (const double expected : all) largest = std::max(largest, std::abs(expected));
   for (int64_t i = 0; i < static_cast<int64_t>(all.size()); ++i) {
     const double found = out[i / p.features * pad(p.features) + i % p.features];
     if (!(std::abs(found - all[i]) <= 1e-5 * largest)) {
       std::printf("a block: expected %g, found %g, of %g at most\n", all[i], found, largest);
+      return false;
+    }
+  }
+  for (int64_t i = 0; third && i < static_cast<int64_t>(means.size()); ++i) {
+    const double found = averages[i / p.features * pad(p.features) + i % p.features];
+    if (!(std::abs(found - means[i]) <= 1e-5 * largest)) {
+      std::printf("an average of a block: expected %g, found %g, of %g at most\n", means[i], found, largest);
       return false;
     }
   }

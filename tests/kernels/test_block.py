@@ -31,7 +31,7 @@ def levels():
     found = []
     for level in LEVELS:
         try:
-            compact_block(x, weights, actions, (1, 1), level=level).block_until_ready()
+            jax.block_until_ready(compact_block(x, weights, actions, (1, 1), level=level))
             found.append(level)
         except jax.errors.JaxRuntimeError as error:
             assert "level: expected instructions that this CPU has" in str(error)
@@ -105,15 +105,20 @@ def test_a_block_is_its_parts(data):
         weights = pack_block(arrays[:2], arrays[2:], conv3, project, strides)
     x, actions = jnp.asarray(x), jnp.asarray(actions)
     rest = (m, o), strides, shortcut, level
-    assert_same(compact_block(x, weights, actions, *rest), wanted)
+    found, averages = compact_block(x, weights, actions, *rest)
+    assert_same(found, wanted)
     assert_same(frame_by_frame(x, actions, weights, *rest), wanted)
+    if third:
+        np.testing.assert_allclose(averages, wanted.mean((2, 3)), rtol=0, atol=1e-5 * np.abs(wanted).max())
+    else:
+        assert averages is None
 
 
 def frame_by_frame(x, actions, weights, channels, strides, shortcut, level="best"):
     before, outs = before_first(x[:, 0], weights, strides), []
     for t in range(x.shape[1]):
         more = None if shortcut is None else shortcut[:, t]
-        before, out = compact_step(x[:, t], weights, actions[:, t], before, channels, strides, more, level)
+        before, out, _ = compact_step(x[:, t], weights, actions[:, t], before, channels, strides, more, level)
         outs.append(out)
     return jnp.stack(outs, 1)
 
@@ -124,7 +129,7 @@ def test_some_actions_alone(level, shares):
     if level not in levels():
         pytest.skip(f"this CPU has no {level}")
     x, actions, arrays = drawn(np.random.default_rng(0), (2, 3, 5, 7), (16, 80, 72), (3, 3), shares)
-    found = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (72, 72), level=level)
+    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (72, 72), level=level)
     assert_same(found, expected(x, actions, arrays, (1, 1)))
     steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), both(arrays), (72, 72), (1, 1), None, level)
     assert_same(steps, found)
@@ -134,7 +139,7 @@ def test_some_actions_alone(level, shares):
 
 def test_more_weights_than_the_cache_takes_at_once():
     x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 7, 7), (600, 700, 16), (3, 3))
-    found = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (16, 16))
+    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (16, 16))
     assert_same(found, expected(x, actions, arrays, (1, 1)))
 
 
@@ -150,11 +155,11 @@ def test_streams_start_anew_each_for_itself():
     )
     before = before_first(steps[0][0], weights)
     for x_t, actions_t in steps[:2]:
-        before, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
+        before, _, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
     before = jax.tree.map(lambda a: a.at[0].set(0), before)
     found = []
     for x_t, actions_t in steps[2:]:
-        before, out = compact_step(x_t, weights, actions_t, before, (8, 8))
+        before, out, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
         found.append(out)
     found = np.stack(found, 1)
     assert_same(jnp.asarray(found[:1]), expected(x[:1, 2:], actions[:1, 2:], arrays, (1, 1)))
@@ -166,7 +171,7 @@ def test_threads_and_devices_at_once():
     random, run = np.random.default_rng(0), jax.jit(compact_block, static_argnums=3)
     cases = [drawn(random, (2, 3, 9, 9), (16, 70, 33), (3, 3)) for _ in range(8)]
     cases = [(jnp.asarray(x), both(arrays), jnp.asarray(actions)) for x, actions, arrays in cases]
-    alone = [np.asarray(run(*case, (33, 33))) for case in cases]
+    alone = [np.asarray(run(*case, (33, 33))[0]) for case in cases]
     devices = jax.devices()
     assert len(devices) > 1
 
@@ -174,7 +179,7 @@ def test_threads_and_devices_at_once():
         case = cases[i % len(cases)]
         if i % 2:
             case = jax.device_put(case, devices[i % len(devices)])
-        return np.asarray(run(*case, (33, 33)))
+        return np.asarray(run(*case, (33, 33))[0])
 
     with ThreadPoolExecutor(8) as pool:
         for i, found in enumerate(pool.map(call, range(64))):
@@ -186,7 +191,7 @@ def test_nan_stays_in_its_frame_and_in_what_is_reused():
     x[0, 1, 2, 2] = np.nan
     for action, seen in ((KEEP, [1]), (REUSE, [2]), (SKIP, [])):
         actions = jnp.full((1, 3, 5), action, jnp.int8)
-        found = compact_block(jnp.asarray(x), both(arrays), actions, (4, 4))
+        found, _ = compact_block(jnp.asarray(x), both(arrays), actions, (4, 4))
         assert [t for t in range(3) if np.isnan(found[0, t]).any()] == seen
 
 
