@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Weight(nnx.Variable):
-    """Of a block, as `kernels.block.Weights` has them."""
+    """Laid out for the native code."""
 
 
 class Block(nnx.Module):

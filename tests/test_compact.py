@@ -99,6 +99,14 @@ def test_a_shared_policy_network_is_packed_once(native):
     assert weights[0].kernel1 is weights[1].kernel1
 
 
+def test_a_block_tells_the_next_one_the_averages_of_its_output(native):
+    """Unless a shift lies between."""
+    for name, from_blocks in (("adafuse_tsn_r50", 15), ("adafuse_tsm_r50", 0)):
+        model = compacted(create_model(name, num_classes=4))
+        blocks = [block.executed for _, block in model.backbone.named_blocks()]
+        assert [block.source for block in blocks if block.source is not None] == blocks[:from_blocks]
+
+
 def test_threads_may_share_it(native):
     compact, cases = Compact(made("adafuse_tsm_tiny")), [clips() + i for i in range(4)]
     alone = [compact(clip) for clip in cases]
