@@ -209,22 +209,28 @@ def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) 
         if block.fusion is not None:
             block.executed = Block(block, packed)
             block.executed.source = source if block.shift is None else None
-            layers = "conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn"
-            for name in ("fusion", *layers):
-                if getattr(block, name, None) is not None:
-                    setattr(block, name, None)
+            # What its weights were in. The fusion stays, to be counted.
+            _drop(block, "conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample_conv", "downsample_bn")
+            if isinstance(block.fusion, TemporalFusion):
+                _drop(block.fusion, "fc0", "fc1", "bn")
         source = block.executed
     return copy
 
 
+def _drop(module: nnx.Module, *names: str) -> None:
+    for name in names:
+        if getattr(module, name, None) is not None:
+            setattr(module, name, None)
+
+
 def _once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Does f once for an array, which has to stay."""
-    done = {}
+    """Does f once for an array."""
+    done = {}  # with the arrays: as long as they are kept, none that comes later can have the id of one
 
     def known(array: Array) -> Array:
         if id(array) not in done:
-            done[id(array)] = f(array)
-        return done[id(array)]
+            done[id(array)] = array, f(array)
+        return done[id(array)][1]
 
     return known
 

@@ -165,7 +165,7 @@ class Stream:
             streaming = nnx.clone(model)
         for _, module in list(nnx.iter_modules(streaming)):
             if isinstance(module, ResidualBlock) and module.executed is not None:
-                module.executed = _Block(module.executed)
+                module.executed, module.fusion = _Block(module.executed), None
             if isinstance(getattr(module, "fusion", None), TemporalFusion) and not isinstance(
                 module, _Fusion
             ):

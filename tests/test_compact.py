@@ -99,6 +99,20 @@ def test_a_shared_policy_network_is_packed_once(native):
     assert weights[0].kernel1 is weights[1].kernel1
 
 
+def test_weights_may_be_on_the_host(native):
+    """As a loaded run's are: blocks don't get each other's, whose sizes are the same."""
+    model = made("adafuse_tsn_r18")
+    wanted = dense(model, clips((1, 2, 32, 32)))
+    nnx.update(model, jax.tree.map(np.asarray, nnx.state(model)))
+    assert_same(Compact(model)(jnp.asarray(clips((1, 2, 32, 32)))), wanted)
+
+
+def test_what_runs_compactly_is_counted_as_before(native):
+    for name in ("adafuse_tsm_tiny", "random_tiny"):
+        model = made(name)
+        assert compacted(model).count((48, 48)) == model.count((48, 48))
+
+
 def test_a_block_tells_the_next_one_the_averages_of_its_output(native):
     """Unless a shift lies between."""
     for name, from_blocks in (("adafuse_tsn_r50", 15), ("adafuse_tsm_r50", 0)):
