@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int8, Key
 from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import codes, compact_block, pack_block
+from adafuse_jax.kernels.block import codes, compact_block, one_hot, pack_block
 from adafuse_jax.kernels.policy import compact_policy, pack_matrix, pack_policy
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.layers import TemporalFusion
@@ -31,7 +31,6 @@ from adafuse_jax.models.folded import folded
 from adafuse_jax.models.recognizer import Output, Recognizer, check_call
 from adafuse_jax.models.resnet import ResidualBlock, ResNet, per_frame
 from adafuse_jax.models.sites import RandomPolicy
-from adafuse_jax.ops import actions as act
 
 EXECUTIONS = ("dense", "compact")  # everything computed, or what the policies ask for
 
@@ -74,11 +73,6 @@ class Block(nnx.Module):
             x = self.source.averages[:, :, None, None]  # as a map of one pixel: x isn't read again
         return compact_policy(x, v_before, self.network.get_value(), self.width, self.actions)
 
-    def one_hot(self, actions: Int8[Array, "*b c"]) -> Float[Array, "*b c actions"]:
-        """The policy whose codes these are."""
-        codes = [act.ALL.index(action) for action in self.actions]
-        return (actions[..., None] == jnp.asarray(codes, jnp.int8)).astype(jnp.float32)
-
     def __call__(
         self,
         x: Float[Array, "b t h w i"],
@@ -89,7 +83,7 @@ class Block(nnx.Module):
         """As `ResidualBlock.convolved`, with running statistics."""
         if self.network is not None:
             _, actions = self.decide(x)
-            policy = self.one_hot(actions)
+            policy = one_hot(actions, self.actions)
         else:
             # A random policy doesn't look at the map that it decides on.
             _, policy = self.random(x, jnp.zeros((*x.shape[:2], self.width)), key, train)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from adafuse_jax.compact import Block, check_execution, compacted
 from adafuse_jax.errors import UserError
-from adafuse_jax.kernels.block import Before, before_first, compact_step
+from adafuse_jax.kernels.block import Before, before_first, compact_step, one_hot
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.recognizer import Recognizer
 from adafuse_jax.models.resnet import ResidualBlock
@@ -87,7 +87,7 @@ class _Block(nnx.Module):
         block.averages = None if averages is None else averages[:, None]
         self.v.set_value(v[:, 0])
         self.before.set_value(before)
-        return out[:, None], block.one_hot(actions)
+        return out[:, None], one_hot(actions, block.actions)
 
 
 class _LSTM(nnx.Module):

@@ -115,9 +115,19 @@ def panels(
     return [np.moveaxis(panels.reshape(taps, c, -1, PANEL), 2, 0), np.pad(bias, (0, fill))]
 
 
+def numbers(actions: tuple[str, ...]) -> Int8[np.ndarray, " actions"]:
+    """0 for skip, 1 for reuse, 2 for keep."""
+    return np.asarray([act.ALL.index(action) for action in actions], np.int8)
+
+
 def codes(policy: Float[Array, "*b c actions"], actions: tuple[str, ...] = act.ALL) -> Int8[Array, "*b c"]:
-    """A one-hot policy as 0 for skip, 1 for reuse, 2 for keep."""
-    return jnp.asarray([act.ALL.index(a) for a in actions], jnp.int8)[jnp.argmax(policy, -1)]
+    """A one-hot policy as the `numbers` of its actions."""
+    return jnp.asarray(numbers(actions))[jnp.argmax(policy, -1)]
+
+
+def one_hot(codes: Int8[Array, "*b c"], actions: tuple[str, ...] = act.ALL) -> Float[Array, "*b c actions"]:
+    """The policy whose `codes` these are."""
+    return (codes[..., None] == numbers(actions)).astype(jnp.float32)
 
 
 def compact_block(
@@ -237,15 +247,16 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
             raise UserError(f"shortcut: expected {features} channels, found {shortcut.shape[-1]}")
         fill = filled(shortcut.shape[-1]) - shortcut.shape[-1]
         shortcut = jnp.pad(shortcut, ((0, 0),) * 4 + ((0, fill),)) if fill else shortcut
+    thirds = x.shape[:2] if len(weights.kernel3) else (0, 0)
     shapes = (
         (*x.shape[:2], *size, filled(features)),
         (*x.shape[:2], *between),
-        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), *size, filled(middle)),
+        (*thirds, *size, filled(middle)),
         (len(before.x), *between),
-        (*(x.shape[:2] if len(weights.kernel3) else (0, 0)), filled(features)),
+        (*thirds, filled(features)),
     )
     call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
-    numbers = {
+    attributes = {
         "kernel1": _kernels(weights)[0],
         "stride1": strides[0],
         "kernel2": _kernels(weights)[1],
@@ -254,6 +265,6 @@ def _call(x, weights, actions, before, channels, strides, shortcut, level):
         "features": features,
         "level": level,
     }
-    numbers = {name: np.int64(n) for name, n in numbers.items()}
-    out, y, _, _, averages = call(x, *weights, actions, shortcut, *before, **numbers)
+    attributes = {name: np.int64(n) for name, n in attributes.items()}
+    out, y, _, _, averages = call(x, *weights, actions, shortcut, *before, **attributes)
     return out[..., :features], y, averages[..., :features] if len(weights.kernel3) else None

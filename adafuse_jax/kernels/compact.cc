@@ -259,6 +259,12 @@ inline std::vector<int32_t> counted(int64_t count) {
   return numbers;
 }
 
+// Of the pixels of an image, whose slices are added up already.
+inline void average(const float* sums, int64_t pixels, int64_t channels, const Loops& loops, float* averages) {
+  loops.sum(sums, divide_up(pixels, SLICE), channels, averages);
+  for (int64_t c = 0; c < channels; ++c) averages[c] /= static_cast<float>(pixels);
+}
+
 // In the following `parallel(n, f)` runs f(job, worker) for all jobs below n, where no two at a time have the same
 // worker, below `workers`.
 
@@ -398,9 +404,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
     finish(panel, p.bias3, p.middle, job);
   });
   for (int64_t image = 0; image < total; ++image) {
-    float* const averages = p.averages + image * out_pitch;
-    loops.sum(sums.get() + image * slices * out_pitch, slices, out_pitch, averages);
-    for (int64_t c = 0; c < out_pitch; ++c) averages[c] /= static_cast<float>(pixels2);
+    average(sums.get() + image * slices * out_pitch, pixels2, out_pitch, loops, p.averages + image * out_pitch);
   }
 }
 
@@ -554,7 +558,7 @@ ffi::Error policy(ffi::ThreadPool pool, int64_t group_size, ffi::Span<const int6
   if (!has_shape(weights0.dimensions(), {divide_up(p.hidden, PANEL), p.inputs(), PANEL})) return wrong("weights0");
   if (!has_shape(offset.dimensions(), {p.hidden})) return wrong("offset");
   if (!has_shape(weights1.dimensions(), {divide_up(p.outputs(), PANEL), p.hidden, PANEL})) return wrong("weights1");
-  p.own_bias = rows > 1 && has_shape(bias1.dimensions(), {rows, p.outputs()});
+  p.own_bias = has_shape(bias1.dimensions(), {rows, p.outputs()});
   if (!p.own_bias && !has_shape(bias1.dimensions(), {1, p.outputs()})) return wrong("bias1");
   p.x = x.typed_data(), p.v_before = v_before.typed_data();
   p.weights0 = weights0.typed_data(), p.factor = factor.typed_data(), p.offset = offset.typed_data();

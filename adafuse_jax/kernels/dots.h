@@ -50,8 +50,8 @@ TARGET static void dot_tile(const Dots& p, const float* const* inputs, const flo
     const float* in[ROWS];
     UNROLL for (int r = 0; r < ROWS; ++r) in[r] = inputs[r];
     for (int64_t c = 0; c < features; c += LANES) {
-      __builtin_prefetch(next + c, 0, 2);
-      __builtin_prefetch(next + step + c, 0, 2);
+      fetch(next + c);
+      fetch(next + step + c);
       Vector b[OUTS];
       UNROLL for (int o = 0; o < OUTS; ++o) b[o] = get(w[o] + c);
       UNROLL for (int r = 0; r < ROWS; ++r) {

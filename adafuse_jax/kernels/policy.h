@@ -1,8 +1,6 @@
 // A policy network (paper, section 3): average pooling of each frame, two matrices with a norm and a ReLU between
 // them, and for each group of channels the likeliest action. Included by compact.cc, inside its namespace.
 
-constexpr int64_t POOLED = 64;  // pixels that are added up at a time, however many threads there are
-
 struct Policy {
   int64_t batch, frames, pixels, features, hidden;
   bool looks_back;                           // whether it sees v_{t-1}, before v_t
@@ -47,18 +45,16 @@ inline int64_t likeliest(const float* logits, int64_t count) {
 
 template <class Parallel>
 void run_policy(const Policy& p, const Loops& loops, Parallel parallel) {
-  const int64_t rows = p.batch * p.frames, slices = divide_up(p.pixels, POOLED), inputs = p.inputs();
+  const int64_t rows = p.batch * p.frames, slices = divide_up(p.pixels, SLICE), inputs = p.inputs();
   const Floats sums = floats(rows * slices * p.features);
   parallel(rows * slices, [&](int64_t job, int64_t) {
-    const Range pixels(p.pixels, job % slices, slices);
-    const float* x = p.x + (job / slices * p.pixels + pixels.begin) * p.features;
-    loops.sum(x, pixels.end - pixels.begin, p.features, sums.get() + job * p.features);
+    const int64_t first = job % slices * SLICE, count = std::min(SLICE, p.pixels - first);
+    loops.sum(p.x + (job / slices * p.pixels + first) * p.features, count, p.features, sums.get() + job * p.features);
   });
   const Floats seen = floats(rows * inputs);
   for (int64_t row = 0; row < rows; ++row) {
     float* const v = p.v + row * p.features;
-    loops.sum(sums.get() + row * slices * p.features, slices, p.features, v);
-    for (int64_t c = 0; c < p.features; ++c) v[c] /= static_cast<float>(p.pixels);
+    average(sums.get() + row * slices * p.features, p.pixels, p.features, loops, v);
     if (p.looks_back) {
       const float* before = row % p.frames > 0 ? v - p.features : p.v_before + row / p.frames * p.features;
       std::copy_n(before, p.features, seen.get() + row * inputs);

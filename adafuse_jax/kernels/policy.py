@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8
 
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import panels
+from adafuse_jax.kernels.block import numbers, panels
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import norm, policy
 
@@ -80,9 +80,9 @@ def compact_policy(
     """
     level = build.checked(x, level)
     bias = weights.bias1.reshape(-1, weights.bias1.shape[-1])
-    numbers = {
+    attributes = {
         "group_size": np.int64(channels * len(actions) // bias.shape[-1]),
-        "actions": np.asarray([act.ALL.index(action) for action in actions], np.int64),
+        "actions": numbers(actions).astype(np.int64),
         "level": level,
     }
     batch, frames, features = x.shape[0], x.shape[1], x.shape[-1]
@@ -90,6 +90,6 @@ def compact_policy(
     chosen = jax.ShapeDtypeStruct((batch, frames, channels), jnp.int8)
     return tuple(
         jax.ffi.ffi_call(TARGET, (v, chosen))(
-            x, v_before, weights.kernel0, weights.factor, weights.offset, weights.kernel1, bias, **numbers
+            x, v_before, weights.kernel0, weights.factor, weights.offset, weights.kernel1, bias, **attributes
         )
     )
