@@ -42,7 +42,8 @@ HANDLERS = {
 }
 LEVELS = ("best", "baseline", "avx2", "avx512")  # instructions to use; "best" is what the running CPU has
 # None names a CPU: the code runs on any of the architecture, and chooses by itself what it can use.
-FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-pthread")
+# Loops begin where a line of the cache does: where they happen to lie, some were up to a fifth slower.
+FLAGS = ("-std=c++17", "-O3", "-falign-functions=64", "-falign-loops=64", "-shared", "-fPIC", "-pthread")
 SECONDS = 300  # for the compiler, which takes about 10
 
 _log = logging.getLogger(__name__)

@@ -49,8 +49,9 @@ struct Panel {
   bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
-  int64_t fetching, soon;  // at which pixel the weights that come `soon` floats behind these are brought in; 0: none
-  float* sums;             // of the outputs of each slice of the pixels, a row of `out_pitch` each; or null
+  int64_t begin, end;  // of the pixels, over which the weights that come `soon` floats behind these are brought in
+  int64_t soon;        // 0: none
+  float* sums;         // of the outputs of each slice of the pixels, a row of `out_pitch` each; or null
 };
 
 // Up to 64 outputs of a row of pixels, of rows of inputs with a border of zeros: under each of the `kernel` rows
@@ -236,9 +237,12 @@ inline int64_t taps_at_once(int64_t rows_a_tap, int64_t taps) {
   return std::max<int64_t>(1, std::min(taps, CACHED / (std::max<int64_t>(rows_a_tap, 1) * PANEL)));
 }
 
-// A job's panel over all taps. `rows` of the weights are read at each tap.
-inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t outputs) {
+// A job's panel, the first of some of the `features` outputs, over all taps. `rows` of the weights are read at each
+// tap. What this thread does next is, where there are `workers` of them, so many panels ahead.
+inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t features, int64_t workers) {
   const int64_t taps = panel.conv.kernel * panel.conv.kernel, step = taps_at_once(rows, taps);
+  const int64_t outputs = std::min<int64_t>(PANEL, features - job.panel * PANEL);
+  const int64_t next = (job.panel + workers) * PANEL < features ? workers * taps : 0;
   const bool last = panel.last;
   const float* weights = panel.weights;
   for (int64_t tap = 0; tap < taps; tap += step) {
@@ -246,7 +250,8 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.tap_end = std::min(taps, tap + step);
     panel.last = last && panel.tap_end == taps;
     panel.weights = weights + tap * panel.channels * PANEL;
-    panel.fetching = job.begin, panel.soon = panel.tap_end < taps ? step * panel.channels * PANEL : 0;
+    panel.begin = job.begin, panel.end = job.end;
+    panel.soon = (panel.tap_end < taps ? step : std::max<int64_t>(0, next - tap)) * panel.channels * PANEL;
     run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;
   }
@@ -297,15 +302,16 @@ void run_in_dots(const Block& p, std::vector<Made> images, const Loops& loops, i
       images[i].x = wide;
     });
   }
-  // Outputs at a time, so that their weights stay in the cache.
+  // Outputs at a time, so that their weights stay in the cache; of an image about as many each time.
   const int64_t at_once = std::max<int64_t>(GROUP, CACHED / (taps * conv.pitch) / 4 * 4);
-  const auto parts = [&](int64_t i) { return divide_up(static_cast<int64_t>(images[i].channels.size()), at_once); };
-  const std::vector<Job> jobs = jobs_of(total, parts, conv.out_height * conv.out_width, workers);
+  const auto count_of = [&](int64_t i) { return static_cast<int64_t>(images[i].channels.size()); };
+  const auto parts_of = [&](int64_t i) { return divide_up(count_of(i), at_once); };
+  const std::vector<Job> jobs = jobs_of(total, parts_of, conv.out_height * conv.out_width, workers);
   parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs[i];
     const Made& image = images[job.image];
-    const int64_t first = job.panel * at_once;
-    const int64_t count = std::min(at_once, static_cast<int64_t>(image.channels.size()) - first);
+    const int64_t each = divide_up(divide_up(count_of(job.image), 4), parts_of(job.image)) * 4;
+    const int64_t first = job.panel * each, count = std::min(each, count_of(job.image) - first);
     loops.run_dots({conv, image.x, zeros.data(), weights, p.bias1, image.channels.data() + first, count,
                     image.y + first, p.conv2.pitch}, job.begin, job.end);
   });
@@ -337,11 +343,11 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
     const Source source{x, every.data(), every.data(), p.in_features};
     convolve(run, Panel{p.project, &source, 1, zeros.data(), p.weights_shortcut + first * p.in_features, p.in_features,
                         0, 1, nullptr, nullptr, false, false, p.out + job.image * pixels2 * out_pitch + first,
-                        out_pitch}, p.in_features, job, std::min<int64_t>(PANEL, p.features - first));
+                        out_pitch}, p.in_features, job, p.features, workers);
   };
   // The last convolution begins with the shortcut.
   const auto finish = [&](Panel panel, const float* bias, int64_t rows, const Job& job) {
-    const int64_t first = job.panel * PANEL, outputs = std::min<int64_t>(PANEL, p.features - first);
+    const int64_t first = job.panel * PANEL;
     panel.out = p.out + job.image * pixels2 * out_pitch + first;
     panel.out_pitch = out_pitch;
     panel.bias = bias + first;
@@ -352,7 +358,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
       const float* initial = p.weights_shortcut != nullptr ? p.out : p.shortcut;
       panel.initial = initial + job.image * pixels2 * out_pitch + first;
     }
-    convolve(run, panel, rows, job, outputs);
+    convolve(run, panel, rows, job, p.features, workers);
   };
   const auto panels_of = [&](int64_t outputs) { return [=](int64_t) { return divide_up(outputs, PANEL); }; };
 
@@ -384,7 +390,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
         finish(panel, p.bias2, read, job);
       } else {
         panel.out = p.z + job.image * pixels2 * p.conv3.pitch + first;
-        convolve(run, panel, read, job, std::min<int64_t>(PANEL, p.middle - first));
+        convolve(run, panel, read, job, p.middle, workers);
       }
     });
   }

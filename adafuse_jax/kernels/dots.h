@@ -98,6 +98,9 @@ TARGET static void dot_pixels(const Dots& p, int64_t pixel, const float** inputs
 
 TARGET static void run_dots(const Dots& p, int64_t begin, int64_t end) {
   std::vector<const float*> inputs(p.conv.kernel * p.conv.kernel * PIXELS);
-  for (; begin + PIXELS <= end; begin += PIXELS) dot_pixels<PIXELS>(p, begin, inputs.data());
+  // So many at the end go by one less at a time: then none remains, where there are enough.
+  const int64_t fewer = (PIXELS - (end - begin) % PIXELS) % PIXELS * (PIXELS - 1);
+  for (; begin + PIXELS <= end - fewer; begin += PIXELS) dot_pixels<PIXELS>(p, begin, inputs.data());
+  for (; begin + PIXELS - 1 <= end; begin += PIXELS - 1) dot_pixels<PIXELS - 1>(p, begin, inputs.data());
   for (; begin < end; ++begin) dot_pixels<1>(p, begin, inputs.data());
 }

@@ -121,16 +121,24 @@ TARGET static void turned_tile(const TurnedProduct& p, int64_t row, int64_t lane
   }
 }
 
+template <class V, int ROWS, int WIDE>
+TARGET static void turned_some(const TurnedProduct& p, int64_t row, int64_t rows, int64_t lane) {
+  if (rows == ROWS) {
+    turned_tile<V, ROWS, WIDE>(p, row, lane);
+  } else if constexpr (ROWS > 1) {
+    turned_some<V, ROWS - 1, WIDE>(p, row, rows, lane);
+  }
+}
+
+// All outputs, by as many rows at a time each: a few alone would wait for their own sums.
 template <class V, int WIDE>
 TARGET static void turned_rows(const TurnedProduct& p, int64_t lane) {
   constexpr int ROWS = 2 * VECTORS;
-  int64_t row = 0;
-  for (; row + ROWS <= p.count; row += ROWS) turned_tile<V, ROWS, WIDE>(p, row, lane);
-  if constexpr (ROWS > 4) {
-    if (row + 4 <= p.count) turned_tile<V, 4, WIDE>(p, row, lane), row += 4;
+  const int64_t parts = divide_up(p.count, ROWS);
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t row = p.count * i / parts;
+    turned_some<V, ROWS, WIDE>(p, row, p.count * (i + 1) / parts - row, lane);
   }
-  if (row + 2 <= p.count) turned_tile<V, 2, WIDE>(p, row, lane), row += 2;
-  if (row + 1 <= p.count) turned_tile<V, 1, WIDE>(p, row, lane);
 }
 
 // M = U V of one frequency.
@@ -184,18 +192,20 @@ TARGET static void product_tile(const Product& p, int64_t row, int lane) {
   UNROLL for (int r = 0; r < ROWS; ++r) {
     UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] = Vector{};
   }
-  const float* v = p.v + row * p.pitch;
+  const float* in[ROWS];
+  UNROLL for (int r = 0; r < ROWS; ++r) in[r] = p.v + (row + r) * p.pitch;
   const float* weights = p.weights + lane;
+  const bool fetching = p.soon > 0 && row == 0;
   for (int64_t k = 0; k < p.count; ++k) {
     const float* w = weights + static_cast<int64_t>(p.channels[k]) * PANEL;
     const int64_t at = p.columns[k];
     Vector b[WIDE];
     UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get(w + j * LANES);
-    if (p.soon > 0 && row == 0) {
+    if (fetching) {
       UNROLL for (int j = 0; j < WIDE * LANES; j += LINE) fetch(w + j + p.soon);
     }
     UNROLL for (int r = 0; r < ROWS; ++r) {
-      const float a = v[r * p.pitch + at];
+      const float a = in[r][at];
       UNROLL for (int j = 0; j < WIDE; ++j) sum[r][j] += a * b[j];
     }
   }

@@ -18,13 +18,13 @@ struct Policy {
   int64_t outputs() const { return channels / group_size * choices; }
 };
 
-// Rows times a matrix of panels, as a 1x1 convolution of so many pixels; `done(panel)` comes after each panel.
+// Rows times a matrix of panels, as a 1x1 convolution of so many pixels, of those inputs that are `read`;
+// `done(panel)` comes after each panel.
 template <class Parallel, class Done>
-void multiply(const float* x, int64_t rows, int64_t inputs, int64_t pitch, const float* weights, int64_t panels,
-              float* out, const Loops& loops, Parallel parallel, Done done) {
+void multiply(const float* x, int64_t rows, const std::vector<int32_t>& read, int64_t inputs, int64_t pitch,
+              const float* weights, int64_t panels, float* out, const Loops& loops, Parallel parallel, Done done) {
   const Conv conv{1, rows, pitch, 1, 1, 1, rows};
-  const std::vector<int32_t> every = counted(inputs);
-  const Source source{x, every.data(), every.data(), inputs};
+  const Source source{x, read.data(), read.data(), static_cast<int64_t>(read.size())};
   parallel(panels, [&](int64_t panel, int64_t) {
     loops.run({conv, &source, 1, nullptr, weights + panel * inputs * PANEL, inputs, 0, 1, nullptr, nullptr, false,
                false, out + panel * PANEL, panels * PANEL}, 0, rows, PANEL / GROUP);
@@ -63,7 +63,8 @@ void run_policy(const Policy& p, const Loops& loops, Parallel parallel) {
   }
   const int64_t panels0 = divide_up(p.hidden, PANEL), panels1 = divide_up(p.outputs(), PANEL);
   const Floats hidden = floats(rows * panels0 * PANEL), logits = floats(rows * panels1 * PANEL);
-  multiply(seen.get(), rows, inputs, inputs, p.weights0, panels0, hidden.get(), loops, parallel, [&](int64_t panel) {
+  multiply(seen.get(), rows, counted(inputs), inputs, inputs, p.weights0, panels0, hidden.get(), loops, parallel,
+           [&](int64_t panel) {
     const int64_t end = std::min((panel + 1) * PANEL, p.hidden);
     for (int64_t row = 0; row < rows; ++row) {
       float* const of = hidden.get() + row * panels0 * PANEL;
@@ -73,7 +74,14 @@ void run_policy(const Policy& p, const Loops& loops, Parallel parallel) {
       }
     }
   });
-  multiply(hidden.get(), rows, p.hidden, panels0 * PANEL, p.weights1, panels1, logits.get(), loops, parallel,
+  // Weights of what the ReLU made zero for all aren't read: they take longer to come than to be used.
+  std::vector<int32_t> active;
+  for (int32_t i = 0; i < p.hidden; ++i) {
+    bool any = false;  // NaN counts
+    for (int64_t row = 0; row < rows; ++row) any = any || !(hidden[row * panels0 * PANEL + i] == 0.0f);
+    if (any) active.push_back(i);
+  }
+  multiply(hidden.get(), rows, active, p.hidden, panels0 * PANEL, p.weights1, panels1, logits.get(), loops, parallel,
            [](int64_t) {});
   for (int64_t row = 0; row < rows; ++row) {
     const float* of = logits.get() + row * panels1 * PANEL;

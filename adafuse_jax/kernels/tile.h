@@ -7,39 +7,62 @@
 
 #include "vectors.h"
 
-constexpr int LINE = 16;  // floats of a line of the cache
+constexpr int LINE = 16;   // floats of a line of the cache
+constexpr int AHEAD = 16;  // rows of weights
 
 // Bring a line into the second cache, to be read or written soon: where neither pixels nor rows of weights lie side
 // by side, the CPU doesn't foresee what comes next.
 TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
 TARGET static inline void fetch_to_write(float* to) { __builtin_prefetch(to, 1, 2); }
 
+// Brings in what these six pixels are to bring in of the weights that come `soon` floats behind the panel's.
+template <int WIDE>
+TARGET static void fetch_weights(const Panel& p, int64_t pixel, int64_t lane) {
+  const int64_t parts = divide_up(p.end - p.begin, 6), part = (pixel - p.begin) / 6;
+  for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
+    const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane + p.soon;
+    for (int s = 0; s < p.num_sources; ++s) {
+      const Source& source = p.sources[s];
+      const int64_t end = source.count * (part + 1) / parts;
+      for (int64_t j = source.count * part / parts; j < end; ++j) {
+        const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
+        UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v);
+      }
+    }
+  }
+}
+
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
 TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
   const Conv& conv = p.conv;
+  const int64_t pitch = p.out_pitch;
+  const float* initial = p.initial == nullptr ? nullptr : p.initial + pixel * pitch + lane;
+  float* const out = p.out + pixel * pitch + lane;
   Vector sum[ROWS][WIDE];
   int64_t top[ROWS], left[ROWS];
+  int64_t row = pixel / conv.out_width, column = pixel - row * conv.out_width;  // a division takes as long as 16 sums
   UNROLL for (int r = 0; r < ROWS; ++r) {
-    const int64_t row = (pixel + r) / conv.out_width;
     top[r] = row * conv.stride - conv.kernel / 2;
-    left[r] = (pixel + r - row * conv.out_width) * conv.stride - conv.kernel / 2;
-    UNROLL for (int v = 0; v < WIDE; ++v) {
-      if (p.initial == nullptr) {
-        sum[r][v] = Vector{};
-      } else {
-        sum[r][v] = get(p.initial + (pixel + r) * p.out_pitch + lane + v * LANES);
+    left[r] = column * conv.stride - conv.kernel / 2;
+    if (++column == conv.out_width) column = 0, ++row;
+  }
+  // And what the next pixels need.
+  if (initial == nullptr) {
+    UNROLL for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] = Vector{};
+      UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch_to_write(out + (ROWS + r) * pitch + v);
+    }
+  } else {
+    UNROLL for (int r = 0; r < ROWS; ++r) {
+      UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] = get(initial + r * pitch + v * LANES);
+      UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) {
+        fetch(initial + (ROWS + r) * pitch + v);
+        fetch_to_write(out + (ROWS + r) * pitch + v);
       }
     }
   }
-  UNROLL for (int r = 0; r < ROWS; ++r) {  // of the next pixels
-    const int64_t next = (pixel + ROWS + r) * p.out_pitch + lane;
-    for (int v = 0; v < WIDE * LANES; v += LINE) {
-      if (p.initial != nullptr) fetch(p.initial + next + v);
-      if (p.initial != p.out) fetch_to_write(p.out + next + v);
-    }
-  }
-  const int64_t soon = pixel == p.fetching ? p.soon : 0;
+  if (p.soon > 0) fetch_weights<WIDE>(p, pixel, lane);
   for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
     const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane;
     for (int s = 0; s < p.num_sources; ++s) {
@@ -55,8 +78,9 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
         const int64_t at = source.columns[j];
         Vector b[WIDE];
         UNROLL for (int v = 0; v < WIDE; ++v) b[v] = get(w + v * LANES);
-        if (soon > 0) {
-          UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v + soon);
+        if (ROWS == 1 && j + AHEAD < source.count) {
+          const float* next = weights + static_cast<int64_t>(source.rows[j + AHEAD]) * PANEL;
+          UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(next + v);
         }
         UNROLL for (int r = 0; r < ROWS; ++r) {
           const float a = in[r][at];
@@ -65,18 +89,22 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
       }
     }
   }
-  UNROLL for (int r = 0; r < ROWS; ++r) {
+  if (p.last) {
     UNROLL for (int v = 0; v < WIDE; ++v) {
-      Vector& x = sum[r][v];
-      if (p.last) {
-        x += get(p.bias + lane + v * LANES);
-        if (p.relu) x = positive(x);
+      const Vector bias = get(p.bias + lane + v * LANES);
+      UNROLL for (int r = 0; r < ROWS; ++r) sum[r][v] += bias;
+    }
+    if (p.relu) {
+      UNROLL for (int r = 0; r < ROWS; ++r) {
+        UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] = positive(sum[r][v]);
       }
-      put(p.out + (pixel + r) * p.out_pitch + lane + v * LANES, x);
     }
   }
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int v = 0; v < WIDE; ++v) put(out + r * pitch + v * LANES, sum[r][v]);
+  }
   if (p.sums == nullptr || !p.last) return;
-  float* const sums = p.sums + pixel / SLICE * p.out_pitch + lane;
+  float* const sums = p.sums + pixel / SLICE * pitch + lane;
   UNROLL for (int v = 0; v < WIDE; ++v) {
     Vector total = sum[0][v];
     UNROLL for (int r = 1; r < ROWS; ++r) total += sum[r][v];
