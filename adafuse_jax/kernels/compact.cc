@@ -19,6 +19,7 @@
 namespace adafuse::compact {
 
 constexpr int64_t SLICE = 48;          // pixels that are added up at a time, and pieces of work begin at; 8 tiles of 6
+constexpr int64_t SPAN = 16;           // rows of weights, while which a few of those that come soon are brought in
 constexpr int64_t CACHED = 96 * 1024;  // floats of weights that go over all pixels before the next ones do
 
 enum Action : int8_t { SKIP = 0, REUSE = 1, KEEP = 2 };  // as on the policy's last axis
@@ -49,8 +50,9 @@ struct Panel {
   bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
-  int64_t begin, end;  // of the pixels, over which the weights that come `soon` floats behind these are brought in
-  int64_t soon;        // 0: none
+  // While six of the pixels from `begin` on are computed, `share` of each SPAN rows of the weights that come `soon`
+  // floats behind these are brought in; soon = 0: none.
+  int64_t begin, share, soon;
   float* sums;         // of the outputs of each slice of the pixels, a row of `out_pitch` each; or null
 };
 
@@ -250,7 +252,7 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.tap_end = std::min(taps, tap + step);
     panel.last = last && panel.tap_end == taps;
     panel.weights = weights + tap * panel.channels * PANEL;
-    panel.begin = job.begin, panel.end = job.end;
+    panel.begin = job.begin, panel.share = divide_up(SPAN, divide_up(job.end - job.begin, 6));
     panel.soon = (panel.tap_end < taps ? step : std::max<int64_t>(0, next - tap)) * panel.channels * PANEL;
     run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;

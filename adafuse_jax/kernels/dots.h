@@ -31,8 +31,8 @@ TARGET static inline Four totals(Vector a, Vector b, Vector c, Vector d) {
 
 constexpr int PIXELS = 3 * VECTORS / 2;  // with four outputs and as many vectors as registers hold
 
-// `OUTS` outputs from `output` on, of `ROWS` pixels, from their inputs under each tap; `next`: what will be needed
-// soon, two pixels.
+// `OUTS` outputs from `output` on, of `ROWS` pixels, from their inputs under each tap; `next`: two pixels that
+// will be needed soon, or null.
 template <int ROWS, int OUTS>
 TARGET static void dot_tile(const Dots& p, const float* const* inputs, const float* next, int64_t output,
                             float* out) {
@@ -50,8 +50,10 @@ TARGET static void dot_tile(const Dots& p, const float* const* inputs, const flo
     const float* in[ROWS];
     UNROLL for (int r = 0; r < ROWS; ++r) in[r] = inputs[r];
     for (int64_t c = 0; c < features; c += LANES) {
-      fetch(next + c);
-      fetch(next + step + c);
+      if (next != nullptr) {
+        fetch(next + c);
+        fetch(next + step + c);
+      }
       Vector b[OUTS];
       UNROLL for (int o = 0; o < OUTS; ++o) b[o] = get(w[o] + c);
       UNROLL for (int r = 0; r < ROWS; ++r) {
@@ -87,11 +89,13 @@ TARGET static void dot_pixels(const Dots& p, int64_t pixel, const float** inputs
   const float* next = inputs[taps * ROWS - 1] + step;  // the next pixel's under the last tap
   float* out = p.out + pixel * p.out_pitch;
   int64_t output = 0;
-  for (; output + 4 <= p.count; output += 4, next += 2 * step) dot_tile<ROWS, 4>(p, inputs, next, output, out);
+  for (; output + 4 <= p.count; output += 4) {
+    dot_tile<ROWS, 4>(p, inputs, output < 2 * ROWS ? next + output / 2 * step : nullptr, output, out);
+  }
   switch (p.count - output) {
-    case 3: dot_tile<ROWS, 3>(p, inputs, next, output, out); break;
-    case 2: dot_tile<ROWS, 2>(p, inputs, next, output, out); break;
-    case 1: dot_tile<ROWS, 1>(p, inputs, next, output, out); break;
+    case 3: dot_tile<ROWS, 3>(p, inputs, nullptr, output, out); break;
+    case 2: dot_tile<ROWS, 2>(p, inputs, nullptr, output, out); break;
+    case 1: dot_tile<ROWS, 1>(p, inputs, nullptr, output, out); break;
     default: break;
   }
 }

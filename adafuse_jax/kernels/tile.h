@@ -12,25 +12,8 @@ constexpr int AHEAD = 16;  // rows of weights
 
 // Bring a line into the second cache, to be read or written soon: where neither pixels nor rows of weights lie side
 // by side, the CPU doesn't foresee what comes next.
-TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 2); }
+TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 3); }
 TARGET static inline void fetch_to_write(float* to) { __builtin_prefetch(to, 1, 2); }
-
-// Brings in what these six pixels are to bring in of the weights that come `soon` floats behind the panel's.
-template <int WIDE>
-TARGET static void fetch_weights(const Panel& p, int64_t pixel, int64_t lane) {
-  const int64_t parts = divide_up(p.end - p.begin, 6), part = (pixel - p.begin) / 6;
-  for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
-    const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane + p.soon;
-    for (int s = 0; s < p.num_sources; ++s) {
-      const Source& source = p.sources[s];
-      const int64_t end = source.count * (part + 1) / parts;
-      for (int64_t j = source.count * part / parts; j < end; ++j) {
-        const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
-        UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v);
-      }
-    }
-  }
-}
 
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
 template <int ROWS, int WIDE>
@@ -62,7 +45,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
       }
     }
   }
-  if (p.soon > 0) fetch_weights<WIDE>(p, pixel, lane);
+  const int64_t skipped = (pixel - p.begin) / 6 * p.share;
   for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
     const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane;
     for (int s = 0; s < p.num_sources; ++s) {
@@ -73,18 +56,27 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
         const bool inside = y >= 0 && y < conv.height && x >= 0 && x < conv.width;
         in[r] = inside ? source.base + (y * conv.width + x) * conv.pitch : p.zeros;
       }
-      for (int64_t j = 0; j < source.count; ++j) {
-        const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
-        const int64_t at = source.columns[j];
-        Vector b[WIDE];
-        UNROLL for (int v = 0; v < WIDE; ++v) b[v] = get(w + v * LANES);
-        if (ROWS == 1 && j + AHEAD < source.count) {
-          const float* next = weights + static_cast<int64_t>(source.rows[j + AHEAD]) * PANEL;
-          UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(next + v);
+      for (int64_t j = 0; j < source.count;) {
+        const int64_t end = std::min(j + SPAN, source.count);
+        if (p.soon > 0) {  // these pixels' share of the weights that come soon, evenly: a core waits for a few lines alone
+          for (int64_t i = j + skipped; i < std::min(j + skipped + p.share, end); ++i) {
+            const float* w = weights + static_cast<int64_t>(source.rows[i]) * PANEL + p.soon;
+            UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v);
+          }
         }
-        UNROLL for (int r = 0; r < ROWS; ++r) {
-          const float a = in[r][at];
-          UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+        for (; j < end; ++j) {
+          const float* w = weights + static_cast<int64_t>(source.rows[j]) * PANEL;
+          const int64_t at = source.columns[j];
+          Vector b[WIDE];
+          UNROLL for (int v = 0; v < WIDE; ++v) b[v] = get(w + v * LANES);
+          if (ROWS == 1 && j + AHEAD < source.count) {
+            const float* next = weights + static_cast<int64_t>(source.rows[j + AHEAD]) * PANEL;
+            UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(next + v);
+          }
+          UNROLL for (int r = 0; r < ROWS; ++r) {
+            const float a = in[r][at];
+            UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] += a * b[v];
+          }
         }
       }
     }
