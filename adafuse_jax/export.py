@@ -49,14 +49,11 @@ def stream_function(trained: Trained) -> tuple[Callable, Callable[[int], dict[st
     stream = Stream(put_together(parts.graph, parts.params, parts.stats))
 
     def plain(state: State) -> dict[str, Any]:
-        carry = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(state.carry))}
+        carry = {str(i): array for i, array in enumerate(state.carry)}
         return {"carry": carry, "total": state.total, "frames": state.frames}
 
-    structure = jax.tree.structure(stream.init(1, data.image_size).carry)
-
     def step(state: dict[str, Any], frame: jax.Array):
-        leaves = [state["carry"][str(i)] for i in range(len(state["carry"]))]
-        carry = jax.tree.unflatten(structure, leaves)
+        carry = tuple(state["carry"][str(i)] for i in range(len(state["carry"])))
         state = State(carry, state["total"], state["frames"])
         state, out = stream.step(stream.weights, state, normalize(frame, data))
         return plain(state), {"logits": out.logits, "frame_logits": out.frame_logits}

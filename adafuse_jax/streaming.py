@@ -11,7 +11,6 @@ shifted channels of online TSM, is the state; all of it is zero before the first
 
 import dataclasses
 from collections import OrderedDict
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from adafuse_jax.compact import Block, check_execution, compacted
 from adafuse_jax.errors import UserError
 from adafuse_jax.kernels.block import Before, before_first, compact_step, one_hot
 from adafuse_jax.layers import TemporalFusion
-from adafuse_jax.models.recognizer import Recognizer
+from adafuse_jax.models.recognizer import Output, Recognizer
 from adafuse_jax.models.resnet import ResidualBlock
 from adafuse_jax.models.sites import RandomPolicy
 from adafuse_jax.ops import lstm
@@ -111,12 +110,12 @@ class State:
     """Of a batch of streams.
 
     Attributes:
-        carry: what the model remembers of the frame before.
+        carry: what the model remembers of the frame before, one array after the other.
         total: sum of the frame logits so far, (B, num_classes).
         frames: number of frames so far, (B,).
     """
 
-    carry: Any
+    carry: tuple[Array, ...]
     total: Float[Array, "b classes"]
     frames: Float[Array, " b"]
 
@@ -175,12 +174,14 @@ class Stream:
         if streaming.rnn is not None:
             streaming.rnn = _LSTM(streaming.rnn)
         self.num_classes = model.num_classes
-        self._graph, self._carry, weights = nnx.split(streaming, _Carry, ...)
-        self._weights = jax.device_put(weights)  # once, not at each call
+        self._graph, self._empty, weights = nnx.split(streaming, _Carry, ...)
+        # Between calls all arrays are in tuples, which JAX takes apart sooner than what the model has them in.
+        weights, self._of_weights = jax.tree.flatten(jax.device_put(weights))  # once, not at each call
+        self._weights, self._of_carry = tuple(weights), None
         self._jitted = jax.jit(self.step)
 
     @property
-    def weights(self) -> nnx.State:
+    def weights(self) -> tuple[Array, ...]:
         """All arrays of the model, the first argument of `step`."""
         return self._weights
 
@@ -194,9 +195,10 @@ class Stream:
         """
         hw = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         frame = jax.ShapeDtypeStruct((batch, *hw, 3), dtype)
-        empty = State(self._carry, jnp.zeros((batch, self.num_classes)), jnp.zeros(batch))
-        shapes, _ = jax.eval_shape(self.step, self._weights, empty, frame)
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        carry, _ = jax.eval_shape(self._run, self._weights, self._empty, frame)
+        carry, self._of_carry = jax.tree.flatten(carry)
+        carry = tuple(jnp.zeros(a.shape, a.dtype) for a in carry)
+        return State(carry, jnp.zeros((batch, self.num_classes)), jnp.zeros(batch))
 
     def __call__(self, state: State, frame: Float[Array, "b h w 3"]) -> tuple[State, StreamOutput]:
         """Takes a frame of each stream.
@@ -220,17 +222,24 @@ class Stream:
         )
 
     def step(
-        self, weights: nnx.State, state: State, frame: Float[Array, "b h w 3"]
+        self, weights: tuple[Array, ...], state: State, frame: Float[Array, "b h w 3"]
     ) -> tuple[State, StreamOutput]:
         """One frame as a pure function of the weights too, for transformations and export."""
-        model = nnx.merge(self._graph, state.carry, weights)
-        out = model(frame[:, None])
+        if self._of_carry is None:  # a state of another `Stream` of the model
+            self.init(len(frame), frame.shape[1:3], frame.dtype)
+        carry, out = self._run(weights, jax.tree.unflatten(self._of_carry, state.carry), frame)
         total, frames = state.total + out.frame_logits[:, 0], state.frames + 1
         policies = type(out.policies)((site, policy[:, 0]) for site, policy in out.policies.items())
-        carry = nnx.state(model, _Carry)
-        return State(carry, total, frames), StreamOutput(
+        return State(tuple(jax.tree.leaves(carry)), total, frames), StreamOutput(
             total / frames[:, None], out.frame_logits[:, 0], policies
         )
+
+    def _run(
+        self, weights: tuple[Array, ...], carry: nnx.State, frame: Float[Array, "b h w 3"]
+    ) -> tuple[nnx.State, Output]:
+        model = nnx.merge(self._graph, carry, jax.tree.unflatten(self._of_weights, weights))
+        out = model(frame[:, None])
+        return nnx.state(model, _Carry), out
 
 
 def _check(model: Recognizer) -> None:

@@ -63,7 +63,7 @@ class Drawn:
             self._frames[id(frames[0])] = frames
             first.fc1, site.fc1 = _with_bias(site.fc1, frames[0]), _with_bias(site.fc1, bias)
 
-    def at(self, weights: nnx.State, frame: int) -> nnx.State:
+    def at(self, weights: tuple[Array, ...], frame: int) -> tuple[Array, ...]:
         """The weights of a `Stream` of `first` for frame `frame` of its clips."""
         met = []
 

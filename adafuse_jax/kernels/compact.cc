@@ -20,6 +20,7 @@ namespace adafuse::compact {
 
 constexpr int64_t SLICE = 48;          // pixels that are added up at a time, and pieces of work begin at; 8 tiles of 6
 constexpr int64_t SPAN = 16;           // rows of weights, while which a few of those that come soon are brought in
+constexpr int64_t TOGETHER = 1 << 21;  // floats of the maps of the images that go through a block at a time
 constexpr int64_t CACHED = 96 * 1024;  // floats of weights that go over all pixels before the next ones do
 
 enum Action : int8_t { SKIP = 0, REUSE = 1, KEEP = 2 };  // as on the policy's last axis
@@ -66,6 +67,15 @@ struct Row {
   int64_t out_pitch;
 };
 
+// A row of pixels by max pooling (3x3, stride 2) of three rows, of `width` pixels of 64 floats each, which are those of
+// a ReLU. Beyond the border lies what lies at it: the largest is the same.
+struct Pool {
+  std::array<const float*, 3> rows;
+  int64_t width, lanes;  // lanes: floats of a pixel that count, a multiple of 16
+  float* out;
+  int64_t pixels, out_pitch;
+};
+
 // Any `count` outputs of a convolution, each as the dot product of the inputs under the kernel and its weights, both
 // read as they lie.
 struct Dots {
@@ -84,7 +94,7 @@ struct Dots {
 struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
-  void (*larger)(const float*, int64_t, float*);
+  void (*pool)(const Pool&);
   void (*sum)(const float*, int64_t, int64_t, float*);
   void (*run_dots)(const Dots&, int64_t, int64_t);
   Transforms filter4, filter6;
@@ -321,11 +331,13 @@ void run_in_dots(const Block& p, std::vector<Made> images, const Loops& loops, i
 
 #include "filtered.h"
 
+// Some images, from the first of p on.
 template <class Parallel>
-void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel) {
+void run_images(const Block& p, const std::vector<Made>& made, const std::vector<std::array<Read, 3>>& read,
+                const Loops& loops, int64_t workers, Parallel parallel) {
   const Run run = loops.run;
-  const Plan all = plan(p);
-  const int64_t total = p.batch * p.frames, out_pitch = pad(p.features);
+  const auto total = static_cast<int64_t>(read.size());
+  const int64_t out_pitch = pad(p.features);
   const int64_t taps2 = p.conv2.kernel * p.conv2.kernel;
   const int64_t pixels1 = p.conv1.out_height * p.conv1.out_width;
   const int64_t pixels2 = p.conv2.out_height * p.conv2.out_width;
@@ -333,9 +345,9 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   const std::vector<float> zeros(widest, 0.0f);
   const std::vector<int32_t> every = counted(widest);
   if (p.side1 > 0) {
-    filter_columns(p, all.made, loops, workers, parallel);
+    filter_columns(p, made, loops, workers, parallel);
   } else {
-    run_in_dots(p, all.made, loops, workers, parallel);
+    run_in_dots(p, made, loops, workers, parallel);
   }
 
   // The shortcut's convolution, into the output.
@@ -369,7 +381,7 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
       const std::vector<Job> jobs = jobs_of(total, panels_of(p.features), pixels2, workers);
       parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) { project(jobs[i]); });
     }
-    filter_sources(p, all.read, loops, workers, parallel);
+    filter_sources(p, read, loops, workers, parallel);
   } else {
     const std::vector<Job> jobs2 =
         jobs_of(total, panels_of(p.middle), pixels2, workers,
@@ -378,21 +390,21 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
       const Job& job = jobs2[i];
       Source sources[3];
       int num_sources = 0;
-      int64_t read = 0;
-      for (const Read& from : all.read[job.image]) {
+      int64_t rows = 0;
+      for (const Read& from : read[job.image]) {
         const auto count = static_cast<int64_t>(from.channels.size());
         if (count > 0) sources[num_sources++] = {from.y, from.columns.data(), from.channels.data(), count};
-        read += count;
+        rows += count;
       }
       const int64_t first = job.panel * PANEL;
       const float* weights = p.weights2 + job.panel * taps2 * p.width * PANEL;
       Panel panel{p.conv2, sources, num_sources, zeros.data(), weights, p.width, 0, 0, p.bias2 + first,
                   nullptr, true, true, nullptr, p.conv3.pitch};
       if (p.weights3 == nullptr) {
-        finish(panel, p.bias2, read, job);
+        finish(panel, p.bias2, rows, job);
       } else {
         panel.out = p.z + job.image * pixels2 * p.conv3.pitch + first;
-        convolve(run, panel, read, job, p.middle, workers);
+        convolve(run, panel, rows, job, p.middle, workers);
       }
     });
   }
@@ -413,6 +425,38 @@ void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel par
   });
   for (int64_t image = 0; image < total; ++image) {
     average(sums.get() + image * slices * out_pitch, pixels2, out_pitch, loops, p.averages + image * out_pitch);
+  }
+}
+
+template <class Parallel>
+void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel) {
+  const Plan all = plan(p);
+  if (p.actions_before != nullptr) {  // one frame of each stream, and some that came before
+    run_images(p, all.made, all.read, loops, workers, parallel);
+    return;
+  }
+  // As many images at a time as stay in the last cache, from the first convolution to the last, which adds what the
+  // first one read; but no fewer than take as much room as the weights, which are read each time.
+  const int64_t out_frame = p.conv3.height * p.conv3.width * pad(p.features);
+  const int64_t z_frame = p.conv3.height * p.conv3.width * p.conv3.pitch;
+  const int64_t shortcut_frame =
+      p.weights_shortcut != nullptr ? p.project.height * p.project.width * p.in_features : out_frame;
+  const int64_t frame = p.conv1.height * p.conv1.width * p.in_features +
+                        p.conv2.height * p.conv2.width * p.conv2.pitch + z_frame + out_frame;
+  const int64_t taps1 = p.side1 > 0 ? p.side1 * p.side1 : p.conv1.kernel * p.conv1.kernel;
+  const int64_t taps2 = p.side2 > 0 ? p.side2 * p.side2 : p.conv2.kernel * p.conv2.kernel;
+  const int64_t weights = p.width * (taps1 * p.in_features + taps2 * p.middle) + p.middle * p.features;
+  const int64_t total = p.batch * p.frames, wanted = divide_up(std::max(TOGETHER, weights), frame);
+  const int64_t parts = divide_up(total, wanted);
+  for (int64_t i = 0; i < parts; ++i) {
+    const Range images(total, i, parts);
+    Block part = p;
+    part.z += images.begin * z_frame;
+    part.out += images.begin * out_frame;
+    if (part.averages != nullptr) part.averages += images.begin * pad(p.features);
+    if (part.shortcut != nullptr) part.shortcut += images.begin * shortcut_frame;
+    run_images(part, {all.made.begin() + images.begin, all.made.begin() + images.end},
+               {all.read.begin() + images.begin, all.read.begin() + images.end}, loops, workers, parallel);
   }
 }
 

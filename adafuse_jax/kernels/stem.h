@@ -58,15 +58,11 @@ void run_stem(const Stem& s, const Loops& loops, int64_t workers, Parallel paral
       }
       if (!s.pool) continue;
       for (int64_t y = begin; y < end; ++y) {
-        for (int64_t x = 0; x < s.width(); ++x) {
-          float* const largest = out + (y * s.width() + x) * out_pitch;
-          std::fill_n(largest, lanes, 0.0f);  // after a ReLU nothing is smaller
-          for (int64_t i = std::max<int64_t>(0, 2 * y - 1); i < std::min(conv.out_height, 2 * y + 2); ++i) {
-            for (int64_t j = std::max<int64_t>(0, 2 * x - 1); j < std::min(conv.out_width, 2 * x + 2); ++j) {
-              loops.larger(between + (i - from) * row + j * PANEL, lanes, largest);
-            }
-          }
-        }
+        const auto at = [&](int64_t i) {
+          return between + (std::clamp<int64_t>(i, 0, conv.out_height - 1) - from) * row;
+        };
+        loops.pool({{at(2 * y - 1), at(2 * y), at(2 * y + 1)}, conv.out_width, lanes, out + y * s.width() * out_pitch,
+                    s.width(), out_pitch});
       }
     }
   });

@@ -58,7 +58,7 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
       }
       for (int64_t j = 0; j < source.count;) {
         const int64_t end = std::min(j + SPAN, source.count);
-        if (p.soon > 0) {  // these pixels' share of the weights that come soon, evenly: a core waits for a few lines alone
+        if (p.soon > 0) {  // a few at a time: for more the core would wait
           for (int64_t i = j + skipped; i < std::min(j + skipped + p.share, end); ++i) {
             const float* w = weights + static_cast<int64_t>(source.rows[i]) * PANEL + p.soon;
             UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v);
@@ -162,8 +162,15 @@ TARGET static void row_tile(const Row& p, int64_t pixel, int64_t lane) {
 template <int WIDE>
 TARGET static void row_pixels(const Row& p, int64_t lane) {
   int64_t pixel = 0;
-  for (; pixel + 5 <= p.pixels; pixel += 5) row_tile<5, WIDE>(p, pixel, lane);
-  for (; pixel < p.pixels; ++pixel) row_tile<1, WIDE>(p, pixel, lane);
+  for (; pixel + 6 <= p.pixels; pixel += 6) row_tile<6, WIDE>(p, pixel, lane);
+  switch (p.pixels - pixel) {
+    case 5: row_tile<5, WIDE>(p, pixel, lane); break;
+    case 4: row_tile<4, WIDE>(p, pixel, lane); break;
+    case 3: row_tile<3, WIDE>(p, pixel, lane); break;
+    case 2: row_tile<2, WIDE>(p, pixel, lane); break;
+    case 1: row_tile<1, WIDE>(p, pixel, lane); break;
+    default: break;
+  }
 }
 
 template <int WIDE>
@@ -174,13 +181,28 @@ TARGET static void row_outputs(const Row& p, int lane, int lanes) {
 
 TARGET static void run_row(const Row& p, int groups) { row_outputs<VECTORS>(p, 0, groups * GROUP); }
 
-// The larger ones of `count` floats, a multiple of 16, of which a NaN is the largest.
-TARGET static void larger(const float* from, int64_t count, float* largest) {
-  for (int64_t i = 0; i < count; i += LANES) {
-    const Vector a = get(from + i), b = get(largest + i);
-    const Mask take = (Mask)(a > b) | (Mask)(a != a);
-    const Mask bits = ((Mask)a & take) | ((Mask)b & ~take);
-    put(largest + i, (Vector)bits);
+// The largest of three floats of each lane that are zero, positive or NaN, which is the largest: so are their bits.
+TARGET static inline Mask largest(Vector a, Vector b, Vector c) {
+  const Mask x = (Mask)a & INT32_MAX, y = (Mask)b & INT32_MAX, z = (Mask)c & INT32_MAX;
+  const Mask xy = x > y ? x : y;
+  return xy > z ? xy : z;
+}
+
+TARGET static void pool(const Pool& p) {
+  const auto column = [&p](int64_t x) {
+    return std::array<const float*, 3>{p.rows[0] + x * PANEL, p.rows[1] + x * PANEL, p.rows[2] + x * PANEL};
+  };
+  for (int64_t c = 0; c < p.lanes; c += LANES) {
+    auto in = column(0);
+    Mask left = largest(get(in[0] + c), get(in[1] + c), get(in[2] + c));
+    for (int64_t x = 0; x < p.pixels; ++x) {
+      in = column(2 * x);
+      const Mask middle = largest(get(in[0] + c), get(in[1] + c), get(in[2] + c));
+      in = column(std::min(2 * x + 1, p.width - 1));
+      const Mask right = largest(get(in[0] + c), get(in[1] + c), get(in[2] + c));
+      put(p.out + x * p.out_pitch + c, (Vector)largest((Vector)left, (Vector)middle, (Vector)right));
+      left = right;
+    }
   }
 }
 
@@ -210,4 +232,4 @@ TARGET static void sum(const float* from, int64_t rows, int64_t count, float* ou
 #include "dots.h"
 #include "minimal.h"
 
-static constexpr Loops LOOPS{run, run_row, larger, sum, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};
+static constexpr Loops LOOPS{run, run_row, pool, sum, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, turned, product};
