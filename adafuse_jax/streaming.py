@@ -175,7 +175,7 @@ class Stream:
             streaming.rnn = _LSTM(streaming.rnn)
         self.num_classes = model.num_classes
         self._graph, self._empty, weights = nnx.split(streaming, _Carry, ...)
-        # Between calls all arrays are in tuples, which JAX takes apart sooner than what the model has them in.
+        # Between calls all arrays are in tuples, which JAX takes apart sooner than models.
         weights, self._of_weights = jax.tree.flatten(jax.device_put(weights))  # once, not at each call
         self._weights, self._of_carry = tuple(weights), None
         self._jitted = jax.jit(self.step)
