@@ -23,8 +23,9 @@ struct Work {
   int64_t slices;              // of the tiles' transformation, where they are weighty
 };
 
-// transform(block, slice, slices, v) makes a slice of a block's transformed tiles, product(block, unit, f, v, m) their
-// products of a frequency, and finish(block, unit, m) the outputs.
+// transform(block, slice, slices, v) makes a slice of a block's transformed tiles, product(block, unit, f, v, m, i,
+// images) their products of a frequency, while the i-th part of the next one's weights is brought in, and
+// finish(block, unit, m) the outputs.
 template <class Parallel, class Transform, class Product, class Finish>
 void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transform transform, Product product,
                    Finish finish) {
@@ -43,6 +44,7 @@ void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transfo
   }
   parallel(pieces * parts, [&](int64_t job, int64_t worker) {
     const Range some(count, job % pieces, pieces), units(work.units, job / pieces, parts);
+    const int64_t first = work.blocks[some.begin].image, images = work.blocks[some.end - 1].image + 1 - first;
     float* const own = vs.get() + worker * work.v_size;
     float* const m = ms.get() + worker * m_sizes;
     if (!work.weighty) transform(work.blocks[some.begin], 0, 1, own);
@@ -51,7 +53,7 @@ void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transfo
         for (int64_t b = some.begin; b < some.end; ++b) {
           const Tiling& block = work.blocks[b];
           const float* const v = work.weighty ? vs.get() + block.at : own;
-          product(block, unit, f, v, m + (b - some.begin) * work.m_size);
+          product(block, unit, f, v, m + (b - some.begin) * work.m_size, block.image - first, images);
         }
       }
       for (int64_t b = some.begin; b < some.end; ++b) {
@@ -94,7 +96,8 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
     tiles.channels = std::min(groups.end * GROUP, inputs) - groups.begin * GROUP;
     transforms.inputs_turned(tiles, block.begin, block.end, {v + groups.begin * GROUP * pitch, v_step, pitch});
   };
-  const auto product = [&](const Tiling& block, int64_t unit, int64_t f, const float* v, float* m) {
+  const auto product = [&](const Tiling& block, int64_t unit, int64_t f, const float* v, float* m, int64_t,
+                           int64_t) {
     const int64_t size = p.width * inputs, soon = f + 1 < frequencies ? size : 0;
     loops.turned({v + f * v_step, inputs, pitch, block.tiles(), p.weights1 + f * size,
                   images[block.image].channels.data() + unit * GROUP, rows(block, unit), m + f * m_step, soon});
@@ -168,12 +171,15 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
   const auto lanes = [&](int64_t panel) {
     return static_cast<int>(pad(std::min<int64_t>(PANEL, p.middle - panel * PANEL)));
   };
-  const auto product = [&](const Tiling& block, int64_t panel, int64_t f, const float* v, float* m) {
+  const auto product = [&](const Tiling& block, int64_t panel, int64_t f, const float* v, float* m, int64_t i,
+                           int64_t images) {
     const Columns& columns = all[block.image];
-    const int64_t size = p.width * PANEL, soon = f + 1 < frequencies ? size : 0;
+    const auto count = static_cast<int64_t>(columns.channels.size());
+    const Range soon(f + 1 < frequencies ? count : 0, i, images);
+    const int64_t size = p.width * PANEL;
     loops.product({v + f * v_step(block), columns.width, block.tiles(), p.weights2 + (panel * frequencies + f) * size,
-                   columns.columns.data(), columns.channels.data(), static_cast<int64_t>(columns.channels.size()),
-                   lanes(panel), m + f * m_step, soon});
+                   columns.columns.data(), columns.channels.data(), count, lanes(panel), m + f * m_step, soon.begin,
+                   soon.end, size});
   };
   const auto finish = [&](const Tiling& block, int64_t panel, float* m) {
     const int64_t first = panel * PANEL, to = block.image * conv.height * conv.width * out_pitch + first;

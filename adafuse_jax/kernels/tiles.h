@@ -59,7 +59,8 @@ struct Product {
   int64_t count;
   int lanes;             // outputs, a multiple of 16
   float* m;              // (tiles, 64)
-  int64_t soon;          // as in TurnedProduct
+  int64_t begin, end;    // of the channels whose weights that lie `soon` floats behind these are brought in
+  int64_t soon;
 };
 
 // Where a panel's outputs go.
