@@ -66,9 +66,8 @@ template <class Function>
 xla::ffi::Error on_pool(xla::ffi::ThreadPool& pool, Function f) {
   const int64_t workers = std::max<int64_t>(1, std::min<int64_t>(pool.num_threads(), 256));
   try {
-    f(workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& job) {
-      parallel_for(pool, workers, count, job);
-    });
+    Team team(pool, workers);
+    f(workers, [&](int64_t count, const Team::Job& job) { team.run(count, job); });
   } catch (const std::exception& error) {  // no memory: nothing else throws
     return xla::ffi::Error(xla::ffi::ErrorCode::kResourceExhausted, std::string("adafuse_jax: ") + error.what());
   }

@@ -69,7 +69,7 @@ struct Row {
 
 // A row of pixels by max pooling (3x3, stride 2) of three rows, of `width` pixels of 64 floats each, which are those of
 // a ReLU. Beyond the border lies what lies at it: the largest is the same.
-struct Pool {
+struct Pooling {
   std::array<const float*, 3> rows;
   int64_t width, lanes;  // lanes: floats of a pixel that count, a multiple of 16
   float* out;
@@ -94,7 +94,7 @@ struct Dots {
 struct Loops {
   void (*run)(const Panel&, int64_t, int64_t, int);
   void (*run_row)(const Row&, int);
-  void (*pool)(const Pool&);
+  void (*pool)(const Pooling&);
   void (*sum)(const float*, int64_t, int64_t, float*);
   void (*run_dots)(const Dots&, int64_t, int64_t);
   Transforms filter4, filter6;
@@ -428,33 +428,39 @@ void run_images(const Block& p, const std::vector<Made>& made, const std::vector
   }
 }
 
+// Images that go through a block at a time, from the first convolution to the last, which adds what the first one read:
+// as many as stay in the last cache, but no fewer than take as much room as the weights, which are read each time.
+inline int64_t images_at_once(const Block& p) {
+  const int64_t frame = p.conv1.height * p.conv1.width * p.in_features +
+                        p.conv2.height * p.conv2.width * p.conv2.pitch +
+                        p.conv2.out_height * p.conv2.out_width * (pad(p.middle) + pad(p.features));
+  const int64_t taps1 = p.side1 > 0 ? p.side1 * p.side1 : p.conv1.kernel * p.conv1.kernel;
+  const int64_t taps2 = p.side2 > 0 ? p.side2 * p.side2 : p.conv2.kernel * p.conv2.kernel;
+  const int64_t weights = p.width * (taps1 * p.in_features + taps2 * p.middle) + p.middle * p.features;
+  return divide_up(std::max(TOGETHER, weights), frame);
+}
+
+// `most`: images at a time.
 template <class Parallel>
-void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel) {
+void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel, int64_t most) {
   const Plan all = plan(p);
   if (p.actions_before != nullptr) {  // one frame of each stream, and some that came before
     run_images(p, all.made, all.read, loops, workers, parallel);
     return;
   }
-  // As many images at a time as stay in the last cache, from the first convolution to the last, which adds what the
-  // first one read; but no fewer than take as much room as the weights, which are read each time.
-  const int64_t out_frame = p.conv3.height * p.conv3.width * pad(p.features);
-  const int64_t z_frame = p.conv3.height * p.conv3.width * p.conv3.pitch;
-  const int64_t shortcut_frame =
-      p.weights_shortcut != nullptr ? p.project.height * p.project.width * p.in_features : out_frame;
-  const int64_t frame = p.conv1.height * p.conv1.width * p.in_features +
-                        p.conv2.height * p.conv2.width * p.conv2.pitch + z_frame + out_frame;
-  const int64_t taps1 = p.side1 > 0 ? p.side1 * p.side1 : p.conv1.kernel * p.conv1.kernel;
-  const int64_t taps2 = p.side2 > 0 ? p.side2 * p.side2 : p.conv2.kernel * p.conv2.kernel;
-  const int64_t weights = p.width * (taps1 * p.in_features + taps2 * p.middle) + p.middle * p.features;
-  const int64_t total = p.batch * p.frames, wanted = divide_up(std::max(TOGETHER, weights), frame);
-  const int64_t parts = divide_up(total, wanted);
+  const int64_t pixels = p.conv2.out_height * p.conv2.out_width;
+  const int64_t shortcut =
+      p.weights_shortcut != nullptr ? p.project.height * p.project.width * p.in_features : pixels * pad(p.features);
+  const int64_t total = p.batch * p.frames, parts = divide_up(total, most);
   for (int64_t i = 0; i < parts; ++i) {
     const Range images(total, i, parts);
     Block part = p;
-    part.z += images.begin * z_frame;
-    part.out += images.begin * out_frame;
-    if (part.averages != nullptr) part.averages += images.begin * pad(p.features);
-    if (part.shortcut != nullptr) part.shortcut += images.begin * shortcut_frame;
+    part.out += images.begin * pixels * pad(p.features);
+    if (p.shortcut != nullptr) part.shortcut += images.begin * shortcut;
+    if (p.weights3 != nullptr) {
+      part.z += images.begin * pixels * pad(p.middle);
+      part.averages += images.begin * pad(p.features);
+    }
     run_images(part, {all.made.begin() + images.begin, all.made.begin() + images.end},
                {all.read.begin() + images.begin, all.read.begin() + images.end}, loops, workers, parallel);
   }
@@ -562,7 +568,9 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
   }
   const Loops* loops = choose(level);
   if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
-  return on_pool(pool, [&](int64_t workers, auto parallel) { run_block(p, *loops, workers, parallel); });
+  return on_pool(pool, [&](int64_t workers, auto parallel) {
+    run_block(p, *loops, workers, parallel, images_at_once(p));
+  });
 }
 
 ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t features, int64_t pool_,

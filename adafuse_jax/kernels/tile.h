@@ -188,7 +188,7 @@ TARGET static inline Mask largest(Vector a, Vector b, Vector c) {
   return xy > z ? xy : z;
 }
 
-TARGET static void pool(const Pool& p) {
+TARGET static void pool(const Pooling& p) {
   const auto column = [&p](int64_t x) {
     return std::array<const float*, 3>{p.rows[0] + x * PANEL, p.rows[1] + x * PANEL, p.rows[2] + x * PANEL};
   };

@@ -35,13 +35,12 @@ float filtered(int64_t side, int64_t frequency, At at) {
   return static_cast<float>(sum);
 }
 
-// The clips `p`, whole or one frame after the other.
-void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t workers, Pool& pool) {
-  const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  };
+// The clips `p`, some images at a time, or one frame of each after the other.
+void run_frames(const Block& p, int64_t images, bool one_by_one, const Loops& loops, int64_t workers, Pool& pool) {
+  Team team(pool, workers);
+  const auto parallel = [&](int64_t count, const Team::Job& job) { team.run(count, job); };
   if (!one_by_one) {
-    run_block(p, loops, workers, parallel);
+    run_block(p, loops, workers, parallel, images);
     return;
   }
   const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
@@ -65,7 +64,7 @@ void run_frames(const Block& p, bool one_by_one, const Loops& loops, int64_t wor
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
     step.actions_before = before.data(), step.late = late.data(), step.averages = averages.data();
-    run_block(step, loops, workers, parallel);
+    run_block(step, loops, workers, parallel, images);
     for (int64_t b = 0; b < p.batch && p.averages != nullptr; ++b) {
       std::copy_n(averages.begin() + b * pad(p.features), pad(p.features), p.averages + (b * p.frames + t) * pad(p.features));
     }
@@ -133,7 +132,7 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
   if (how > 0) p.shortcut = shortcut.data();
   if (how == 2) p.weights_shortcut = weights_shortcut.data();
   const int64_t workers = draw(1, 4);
-  run_frames(p, draw(0, 1) == 1, *choose(level), workers, pool);
+  run_frames(p, draw(1, p.batch * p.frames), draw(0, 1) == 1, *choose(level), workers, pool);
 
   std::vector<double> y(total * h * w * p.width);
   for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
@@ -216,9 +215,8 @@ bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
   std::vector<float> out(s.images * s.height() * s.width() * pad(s.features), NAN);
   s.x = x.data(), s.weights = weights.data(), s.bias = bias.data(), s.out = out.data();
   const int64_t workers = draw(1, 4);
-  run_stem(s, *choose(level), workers, [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  });
+  Team team(pool, workers);
+  run_stem(s, *choose(level), workers, [&](int64_t count, const Team::Job& job) { team.run(count, job); });
   for (int64_t i = 0; i < s.images * s.height() * s.width() * s.features; ++i) {
     const int64_t o = i % s.features, at = i / s.features % s.width(), row = i / s.features / s.width() % s.height();
     const int64_t image = i / s.features / s.width() / s.height();
@@ -262,10 +260,8 @@ bool correct_policy(unsigned seed, int64_t level, Pool& pool) {
   std::vector<int8_t> chosen(rows * p.channels, -1);
   p.x = x.data(), p.v_before = v_before.data(), p.weights0 = weights0.data(), p.weights1 = weights1.data();
   p.factor = factor.data(), p.offset = offset.data(), p.bias1 = bias1.data(), p.v = v.data(), p.chosen = chosen.data();
-  const int64_t workers = draw(1, 4);
-  run_policy(p, *choose(level), [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  });
+  Team team(pool, draw(1, 4));
+  run_policy(p, *choose(level), [&](int64_t count, const Team::Job& job) { team.run(count, job); });
   for (int64_t row = 0; row < rows; ++row) {
     std::vector<double> seen(p.inputs()), hidden(p.hidden);
     const int64_t own = p.inputs() - p.features;  // v_t lies behind v_{t-1}

@@ -12,9 +12,8 @@ struct Results {
 };
 
 Results computed(const Loops& loops, const Rows& rows, const Image& dy, const Values& w, int64_t workers, Pool& pool) {
-  const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  };
+  Team team(pool, workers);
+  const auto parallel = [&](int64_t count, const Team::Job& job) { team.run(count, job); };
   const Image& x = rows.image;
   Results r{Values(rows.places() * dy.channels, NAN), Values(x.count * x.height * x.width * x.channels, NAN),
             Values(w.size(), NAN)};

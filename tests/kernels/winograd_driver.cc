@@ -14,9 +14,8 @@ struct Results {
 };
 
 Results computed(const Loops& loops, const Image& x, const Image& dy, const Values& w, int64_t workers, Pool& pool) {
-  const auto parallel = [&](int64_t count, const std::function<void(int64_t, int64_t)>& f) {
-    parallel_for(pool, workers, count, f);
-  };
+  Team team(pool, workers);
+  const auto parallel = [&](int64_t count, const Team::Job& job) { team.run(count, job); };
   const int64_t pixels = x.count * x.height * x.width;
   Results r{Values(pixels * dy.channels, NAN), Values(pixels * x.channels, NAN), Values(w.size(), NAN)};
   const Floats forward = transformed(loops, w.data(), x.channels, dy.channels, false, parallel);
