@@ -63,6 +63,8 @@ def compact_policy(
 ) -> tuple[Float[Array, "b t i"], Int8[Array, "b t c"]]:
     """The likeliest actions of each frame, on the CPU (paper, section 3).
 
+    Weights are taken to be finite: those of a hidden unit that is zero in all frames aren't read.
+
     Args:
         x: what the first convolution reads, float32.
         v_before: its averages at the frame before the first; zeros: there was none.
