@@ -89,7 +89,7 @@ TARGET static void dot_pixels(const Dots& p, int64_t pixel, const float** inputs
   const float* next = inputs[taps * ROWS - 1] + step;  // the next pixel's under the last tap
   float* out = p.out + pixel * p.out_pitch;
   int64_t output = 0;
-  for (; output + 4 <= p.count; output += 4) {
+  for (; output + 4 <= p.count; output += 4) {  // the first ones bring in as many pixels as these
     dot_tile<ROWS, 4>(p, inputs, output < 2 * ROWS ? next + output / 2 * step : nullptr, output, out);
   }
   switch (p.count - output) {

@@ -34,8 +34,9 @@ class Team {
       if (count == 1) f(0, 0);
       return;
     }
-    const auto round = std::move(round_);  // a thread may come when all is done, and this call over
-    round_ = round->next = std::make_shared<Round>();
+    const auto round = round_;  // a thread may come when all is done, and this call over
+    round->next = std::make_shared<Round>();
+    round_ = round->next;
     round->f = &f;
     round->count = count;
     round->begun.store(true);

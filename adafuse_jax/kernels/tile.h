@@ -10,7 +10,7 @@
 constexpr int LINE = 16;   // floats of a line of the cache
 constexpr int AHEAD = 16;  // rows of weights
 
-// Bring a line into the second cache, to be read or written soon: where neither pixels nor rows of weights lie side
+// Bring a line into the caches, to be read or written soon: where neither pixels nor rows of weights lie side
 // by side, the CPU doesn't foresee what comes next.
 TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 3); }
 TARGET static inline void fetch_to_write(float* to) { __builtin_prefetch(to, 1, 2); }
@@ -188,6 +188,7 @@ TARGET static inline Mask largest(Vector a, Vector b, Vector c) {
   return xy > z ? xy : z;
 }
 
+// A row of pixels, see `Pooling`.
 TARGET static void pool(const Pooling& p) {
   const auto column = [&p](int64_t x) {
     return std::array<const float*, 3>{p.rows[0] + x * PANEL, p.rows[1] + x * PANEL, p.rows[2] + x * PANEL};
