@@ -1,7 +1,8 @@
 // The inner loop of compact.cc. Included once for each kind of CPU, inside a namespace, with
 //   TARGET   the attribute that lets a function use its instructions,
 //   LANES    floats in one of its vectors,
-//   VECTORS  vectors of outputs that are held in registers for each of six pixels.
+//   VECTORS  vectors of outputs that are held in registers for each of six pixels,
+//   NEAR     the cache that prefetches go to, as __builtin_prefetch counts: 3 the first, 2 the second.
 // All of it is written out for each: a function without the attribute can't be inlined into one with it
 // without its vectors having been cut to pieces first.
 
@@ -12,7 +13,7 @@ constexpr int AHEAD = 16;  // rows of weights
 
 // Bring a line into the caches, to be read or written soon: where neither pixels nor rows of weights lie side
 // by side, the CPU doesn't foresee what comes next.
-TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, 3); }
+TARGET static inline void fetch(const float* from) { __builtin_prefetch(from, 0, NEAR); }
 TARGET static inline void fetch_to_write(float* to) { __builtin_prefetch(to, 1, 2); }
 
 // `ROWS` pixels from `pixel` on, `WIDE` vectors of outputs from `lane` on, over all taps and channels.
