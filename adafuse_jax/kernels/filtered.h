@@ -139,6 +139,7 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
   const std::vector<float> zeros(conv.pitch, 0.0f);
   const Tiles shape{nullptr, conv.height, conv.width, 0, conv.pitch, zeros.data(), p.side2};
   const std::vector<Columns> all(read.begin(), read.end());
+  const std::vector<int32_t> every = counted(p.width);
   int64_t widest = GROUP;
   for (const Columns& columns : all) widest = std::max(widest, columns.width);
   const int64_t fitting = std::max<int64_t>(6, FILTERED / (frequencies * widest) / 6 * 6);
@@ -175,11 +176,14 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
                            int64_t images) {
     const Columns& columns = all[block.image];
     const auto count = static_cast<int64_t>(columns.channels.size());
-    const Range soon(f + 1 < frequencies ? count : 0, i, images);
     const int64_t size = p.width * PANEL;
+    // One image brings in the rows that it reads. Several, each reading others, bring in a part of all rows each.
+    const Range rows(p.width, i, images);
+    const int32_t* coming = images > 1 ? every.data() + rows.begin : columns.channels.data();
+    const int64_t num_coming = images > 1 ? rows.end - rows.begin : count;
     loops.product({v + f * v_step(block), columns.width, block.tiles(), p.weights2 + (panel * frequencies + f) * size,
-                   columns.columns.data(), columns.channels.data(), count, lanes(panel), m + f * m_step, soon.begin,
-                   soon.end, size});
+                   columns.columns.data(), columns.channels.data(), count, lanes(panel), m + f * m_step, size, coming,
+                   f + 1 < frequencies ? num_coming : 0});
   };
   const auto finish = [&](const Tiling& block, int64_t panel, float* m) {
     const int64_t first = panel * PANEL, to = block.image * conv.height * conv.width * out_pitch + first;

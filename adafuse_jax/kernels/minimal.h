@@ -195,14 +195,16 @@ TARGET static void product_tile(const Product& p, int64_t row, int lane) {
   const float* in[ROWS];
   UNROLL for (int r = 0; r < ROWS; ++r) in[r] = p.v + (row + r) * p.pitch;
   const float* weights = p.weights + lane;
-  const int64_t from = row == 0 ? p.begin : p.end;
+  const float* const soon = weights + p.soon;
+  const int64_t coming = row == 0 ? p.num_coming : 0;
   for (int64_t k = 0; k < p.count; ++k) {
     const float* w = weights + static_cast<int64_t>(p.channels[k]) * PANEL;
     const int64_t at = p.columns[k];
     Vector b[WIDE];
     UNROLL for (int j = 0; j < WIDE; ++j) b[j] = get(w + j * LANES);
-    if (k >= from && k < p.end) {
-      UNROLL for (int j = 0; j < WIDE * LANES; j += LINE) fetch(w + j + p.soon);
+    if (k < coming) {
+      const float* next = soon + static_cast<int64_t>(p.coming[k]) * PANEL;
+      UNROLL for (int j = 0; j < WIDE * LANES; j += LINE) fetch(next + j);
     }
     UNROLL for (int r = 0; r < ROWS; ++r) {
       const float a = in[r][at];

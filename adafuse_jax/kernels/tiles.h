@@ -59,8 +59,9 @@ struct Product {
   int64_t count;
   int lanes;             // outputs, a multiple of 16
   float* m;              // (tiles, 64)
-  int64_t begin, end;    // of the channels whose weights that lie `soon` floats behind these are brought in
-  int64_t soon;
+  int64_t soon;          // floats from the weights to those of the next frequency
+  const int32_t* coming;  // `num_coming` rows of those, to be brought in
+  int64_t num_coming;
 };
 
 // Where a panel's outputs go.
