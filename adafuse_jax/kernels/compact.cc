@@ -55,9 +55,9 @@ struct Panel {
   bool last, relu;  // whether the sum ends here, and then the bias is added
   float* out;
   int64_t out_pitch;
-  // While six of the pixels from `begin` on are computed, `share` of each SPAN rows of the weights that come `soon`
-  // floats behind these are brought in; soon = 0: none.
-  int64_t begin, share, soon;
+  // While six of the pixels from `begin` on are computed, with each SPAN rows of weights, `pixels` of the next six are
+  // brought in, and `share` of the rows that come `soon` floats behind these; soon = 0: none.
+  int64_t begin, pixels, share, soon;
   float* sums;         // of the outputs of each slice of the pixels, a row of `out_pitch` each; or null
 };
 
@@ -281,7 +281,8 @@ inline void convolve(Run run, Panel panel, int64_t rows, const Job& job, int64_t
     panel.tap_end = std::min(taps, tap + step);
     panel.last = last && panel.tap_end == taps;
     panel.weights = weights + tap * panel.channels * PANEL;
-    panel.begin = job.begin, panel.share = divide_up(SPAN, divide_up(job.end - job.begin, 6));
+    panel.begin = job.begin, panel.pixels = divide_up(6 * SPAN, std::max<int64_t>(rows, 1));
+    panel.share = divide_up(SPAN, divide_up(job.end - job.begin, 6));
     panel.soon = (panel.tap_end < taps ? step : std::max<int64_t>(0, next - tap)) * panel.channels * PANEL;
     run(panel, job.begin, job.end, static_cast<int>(divide_up(outputs, GROUP)));
     panel.initial = panel.out;

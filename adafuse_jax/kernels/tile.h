@@ -31,21 +31,12 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
     left[r] = column * conv.stride - conv.kernel / 2;
     if (++column == conv.out_width) column = 0, ++row;
   }
-  // And what the next pixels need.
-  if (initial == nullptr) {
-    UNROLL for (int r = 0; r < ROWS; ++r) {
-      UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] = Vector{};
-      UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch_to_write(out + (ROWS + r) * pitch + v);
-    }
-  } else {
-    UNROLL for (int r = 0; r < ROWS; ++r) {
-      UNROLL for (int v = 0; v < WIDE; ++v) sum[r][v] = get(initial + r * pitch + v * LANES);
-      UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) {
-        fetch(initial + (ROWS + r) * pitch + v);
-        fetch_to_write(out + (ROWS + r) * pitch + v);
-      }
+  UNROLL for (int r = 0; r < ROWS; ++r) {
+    UNROLL for (int v = 0; v < WIDE; ++v) {
+      sum[r][v] = initial == nullptr ? Vector{} : get(initial + r * pitch + v * LANES);
     }
   }
+  int64_t coming = 0;  // of the next pixels, how many are brought in already
   const int64_t skipped = (pixel - p.begin) / 6 * p.share;
   for (int64_t tap = p.tap_begin; tap < p.tap_end; ++tap) {
     const float* weights = p.weights + (tap - p.tap_begin) * p.channels * PANEL + lane;
@@ -59,7 +50,15 @@ TARGET static void tile(const Panel& p, int64_t pixel, int64_t lane) {
       }
       for (int64_t j = 0; j < source.count;) {
         const int64_t end = std::min(j + SPAN, source.count);
-        if (p.soon > 0) {  // a few at a time: for more the core would wait
+        // What comes is brought in a few lines at a time: for more the core would wait.
+        for (const int64_t to = std::min<int64_t>(ROWS, coming + p.pixels); coming < to; ++coming) {
+          const int64_t next = (ROWS + coming) * pitch;
+          UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) {
+            if (initial != nullptr) fetch(initial + next + v);
+            fetch_to_write(out + next + v);
+          }
+        }
+        if (p.soon > 0) {
           for (int64_t i = j + skipped; i < std::min(j + skipped + p.share, end); ++i) {
             const float* w = weights + static_cast<int64_t>(source.rows[i]) * PANEL + p.soon;
             UNROLL for (int v = 0; v < WIDE * LANES; v += LINE) fetch(w + v);
