@@ -98,7 +98,7 @@ class _Stem(nnx.Module):
 
     def __init__(self, backbone: ResNet):
         self.features, self.pool = backbone.stem.features, backbone.stem.max_pool
-        self.weights = _Weight(pack_stem(*folded(backbone.conv1, backbone.bn1)))
+        self.weights = _Weight(pack_stem(*folded(backbone.conv1, backbone.bn1), stride=2))
 
     def __call__(self, clip, train=False):
         weights = self.weights.get_value()

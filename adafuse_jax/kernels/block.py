@@ -17,11 +17,15 @@ PANEL, GROUP = 64, 16  # as in common.h
 # Outputs from which on 3x3 convolutions are filtered by small tiles: their images are too small for large
 # ones to repay 2.25 times the weights.
 WIDE = 512
-# Of Winograd's minimal filtering of 3 taps, by the inputs of a tile: F(2, 3), of the points 0, 1, -1 and
-# infinity, and F(4, 3), of 2 and -2 as well.
+# Of Winograd's minimal filtering, by the inputs of a tile and the taps: F(2, 3), of the points 0, 1, -1 and
+# infinity, F(4, 3) and F(3, 4), of 2 and -2 as well.
 _G = {
-    4: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    6: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    (4, 3): np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    (6, 3): np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    (6, 4): np.array(
+        [[6, 0, 0, 0], [-4, -4, -4, -4], [-4, 4, -4, 4], [1, 2, 4, 8], [1, -2, 4, -8], [0, 0, 0, 24]]
+    )
+    / 24,
 }
 TARGET = "adafuse_jax_compact_block"
 
@@ -77,11 +81,11 @@ def pack_block(
     """
     sides = [_side(conv[0], stride) for conv, stride in zip((conv1, conv2), strides, strict=True)]
     if sides[0]:
-        arrays = [np.swapaxes(filtered(conv1[0], sides[0]), 2, 3), conv1[1]]
+        arrays = [np.swapaxes(by_frequency(conv1[0], sides[0]), 2, 3), conv1[1]]
     else:
         arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
     if sides[1]:
-        conv2 = filtered(conv2[0], sides[1]), conv2[1]
+        conv2 = by_frequency(conv2[0], sides[1]), conv2[1]
     arrays += panels(*conv2)
     arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
     if shortcut is None:
@@ -100,9 +104,10 @@ def _side(kernel: Float[np.ndarray, "k l i o"], stride: int) -> int:
     return 6 if kernel.shape[3] < WIDE else 4
 
 
-def filtered(kernel: Float[np.ndarray, "3 3 i o"], side: int) -> Float[np.ndarray, "side side i o"]:
-    """A kernel by frequency, G w G^T, as tiles of `side` inputs in a row want it: 4 or 6."""
-    return np.einsum("fy,gx,yxio->fgio", _G[side], _G[side], kernel)
+def by_frequency(kernel: Float[np.ndarray, "k k i o"], side: int) -> Float[np.ndarray, "side side i o"]:
+    """G w G^T of a kernel of 3x3 or 4x4, as tiles of `side` inputs in a row want it, 4 or 6; 4x4: 6."""
+    g = _G[side, len(kernel)]
+    return np.einsum("fy,gx,yxio->fgio", g, g, kernel)
 
 
 def panels(
@@ -214,7 +219,7 @@ def _kernels(weights: Weights) -> tuple[int, int]:
     """Sizes of the kernels of the first two convolutions."""
     taps1 = 9 if weights.kernel1.ndim == 4 else weights.kernel1.shape[1]
     taps2 = weights.kernel2.shape[1]
-    return math.isqrt(taps1), math.isqrt(9 if taps2 in {side * side for side in _G} else taps2)
+    return math.isqrt(taps1), math.isqrt(9 if taps2 in {side * side for side, _ in _G} else taps2)
 
 
 def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:

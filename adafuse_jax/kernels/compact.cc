@@ -102,6 +102,8 @@ struct Loops {
   void (*sum)(const float*, int64_t, int64_t, float*);
   void (*run_dots)(const Dots&, int64_t, int64_t);
   Transforms filter4, filter6;
+  void (*stem_inputs)(const Phases&, int64_t, int64_t, const Spectrum&);
+  void (*stem_outputs)(const Spectrum&, const Phases&, int64_t, int64_t, const Finish&);
   void (*turned)(const TurnedProduct&);
   void (*product)(const Product&);
 };
@@ -604,9 +606,12 @@ ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t fe
   }
   Stem s{dims[0], {dims[1], dims[2], dims[3], kernel, stride, out_size(dims[1], kernel, stride),
          out_size(dims[2], kernel, stride)}, features, pool_ != 0, x.typed_data(), weights.typed_data(),
-         bias.typed_data(), out->typed_data()};
+         bias.typed_data(), out->typed_data(), false};
   const int64_t panels = divide_up(features, PANEL);
-  if (!has_shape(weights.dimensions(), {panels, kernel, kernel * dims[3], PANEL})) return wrong("weights");
+  s.filtered = kernel == 7 && stride == 2 && has_shape(weights.dimensions(), {panels, 36, 4 * dims[3], PANEL});
+  if (!s.filtered && !has_shape(weights.dimensions(), {panels, kernel, kernel * dims[3], PANEL})) {
+    return wrong("weights");
+  }
   if (!has_shape(bias.dimensions(), {panels * PANEL})) return wrong("bias");
   if (!has_shape(out->dimensions(), {s.images, s.height(), s.width(), pad(features)})) return wrong("out");
   const Loops* loops = choose(level);

@@ -32,16 +32,16 @@ TARGET static inline void transform(const float* const* in, int64_t c, int64_t c
 }
 
 // Y = A^T M A.
-template <int SIDE>
-TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[SIDE - 2][SIDE - 2]) {
-  Vector half[SIDE - 2][SIDE];
+template <int SIDE, int OUTS>
+TARGET static inline void transform_back(const float* m, int64_t step, Vector (&y)[OUTS][OUTS]) {
+  Vector half[OUTS][SIDE];
   UNROLL for (int j = 0; j < SIDE; ++j) {
-    Vector column[SIDE], t[SIDE - 2];
+    Vector column[SIDE], t[OUTS];
     UNROLL for (int i = 0; i < SIDE; ++i) column[i] = get(m + (SIDE * i + j) * step);
     to_pixels(column, t);
-    UNROLL for (int i = 0; i < SIDE - 2; ++i) half[i][j] = t[i];
+    UNROLL for (int i = 0; i < OUTS; ++i) half[i][j] = t[i];
   }
-  UNROLL for (int i = 0; i < SIDE - 2; ++i) to_pixels(half[i], y[i]);
+  UNROLL for (int i = 0; i < OUTS; ++i) to_pixels(half[i], y[i]);
 }
 
 // Exchanges blocks of `S` lanes: a's second ones, of each two, for b's first ones.
@@ -256,6 +256,38 @@ TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t beg
           Vector x = out[i][j] + bias;
           if (to.initial != nullptr) x += get(to.initial + pixel * to.pitch + c);
           put(to.out + pixel * to.pitch + c, to.relu ? positive(x) : x);
+        }
+      }
+    }
+  }
+}
+
+// V of a stem's tiles, see `Phases`.
+TARGET static void stem_inputs(const Phases& p, int64_t begin, int64_t end, const Spectrum& v) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const float* in[36];
+    for (int i = 0; i < 6; ++i) {
+      for (int j = 0; j < 6; ++j) {
+        in[6 * i + j] = p.pixels + (3 * (tile / p.wide) + i) * p.row() + (3 * (tile % p.wide) + j) * p.pitch;
+      }
+    }
+    float* to = v.data + (tile - begin) * v.row;
+    for (int64_t c = 0; c < p.pitch; c += LANES) transform<6>(in, c, p.pitch, to + c, v.step);
+  }
+}
+
+// y = relu(A^T M A + bias) of a panel's outputs.
+TARGET static void stem_outputs(const Spectrum& m, const Phases& p, int64_t begin, int64_t end, const Finish& to) {
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t y = 3 * (tile / p.wide), x = 3 * (tile % p.wide);
+    for (int c = 0; c < to.lanes; c += LANES) {
+      Vector out[3][3];
+      transform_back<6>(m.data + (tile - begin) * m.row + c, m.step, out);
+      const Vector bias = get(to.bias + c);
+      UNROLL for (int i = 0; i < 3; ++i) {
+        UNROLL for (int j = 0; j < 3; ++j) {
+          if (y + i >= p.out_height || x + j >= p.out_width) continue;
+          put(to.out + ((y + i) * p.out_width + x + j) * to.pitch + c, positive(out[i][j] + bias));
         }
       }
     }

@@ -73,6 +73,15 @@ struct Finish {
   int64_t pitch;
 };
 
+// Rows of the input of a stem's convolution, 7x7 of stride 2, where each pixel is four of x's, two by two: so it is a
+// 4x4 one of stride 1, of tiles of 3x3 outputs that read 6x6. Two pixels of zeros, at least, are on the left and right.
+struct Phases {
+  const float* pixels;            // (3 * tall + 3, 3 * wide + 3, pitch)
+  int64_t pitch, tall, wide;      // tall, wide: tiles
+  int64_t out_height, out_width;  // of the outputs that there are
+  int64_t row() const { return (3 * wide + 3) * pitch; }
+};
+
 // The loops of a size of tiles.
 struct Transforms {
   void (*inputs)(const Tiles&, int64_t, int64_t, const Spectrum&);

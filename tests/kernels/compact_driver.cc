@@ -23,15 +23,19 @@ double convolved(const Conv& conv, int64_t channels, int64_t row, int64_t column
   return sum;
 }
 
-// Transforms weights of 3x3 taps, as they lie at at(tap): by frequency, G w G^T for tiles of `side` inputs.
+// Transforms weights of `taps` x `taps`, 3 or 4, as they lie at at(y, x): by frequency, G w G^T for tiles of `side`
+// inputs. Row i of G is the powers of the i-th point over a number, the last one, of infinity, a one at the end.
 template <class At>
-float filtered(int64_t side, int64_t frequency, At at) {
-  constexpr double SMALL[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
-  constexpr double LARGE[6][3] = {{1 / 4., 0, 0},           {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
-                                  {1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
-  const double(*g)[3] = side == 4 ? SMALL : LARGE;
+float filtered(int64_t side, int64_t taps, int64_t frequency, At at) {
+  constexpr double POINTS[] = {0, 1, -1, 2, -2}, SMALL[] = {1, 2, 2}, LARGE[] = {4, -6, -6, 24, 24};
+  const auto g = [&](int64_t row, int64_t tap) {
+    if (row + 1 == side) return tap + 1 == taps ? 1.0 : 0.0;
+    return (tap == 0 ? 1.0 : std::pow(POINTS[row], tap)) / (side == 4 ? SMALL : LARGE)[row];
+  };
   double sum = 0;
-  for (int tap = 0; tap < 9; ++tap) sum += g[frequency / side][tap / 3] * g[frequency % side][tap % 3] * at(tap);
+  for (int64_t y = 0; y < taps; ++y) {
+    for (int64_t x = 0; x < taps; ++x) sum += g(frequency / side, y) * g(frequency % side, x) * at(y, x);
+  }
   return static_cast<float>(sum);
 }
 
@@ -105,15 +109,15 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
   std::vector<float> filtered1(p.side1 * p.side1 * p.width * p.in_features);
   for (int64_t i = 0; i < static_cast<int64_t>(filtered1.size()); ++i) {
     const int64_t row = i % (p.width * p.in_features) / p.in_features, column = i % p.in_features;
-    filtered1[i] = filtered(p.side1, i / (p.width * p.in_features), [&](int tap) {
-      return weights1[(row * taps1 + tap) * p.in_features + column];
+    filtered1[i] = filtered(p.side1, 3, i / (p.width * p.in_features), [&](int64_t y, int64_t x) {
+      return weights1[(row * taps1 + 3 * y + x) * p.in_features + column];
     });
   }
   std::vector<float> filtered2(panels2 * p.side2 * p.side2 * p.width * PANEL);
   for (int64_t i = 0; i < static_cast<int64_t>(filtered2.size()); ++i) {
     const int64_t matrix = p.width * PANEL, frequencies = p.side2 * p.side2, panel = i / (frequencies * matrix);
-    filtered2[i] = filtered(p.side2, i / matrix % frequencies, [&](int tap) {
-      return weights2[(panel * taps2 + tap) * matrix + i % matrix];
+    filtered2[i] = filtered(p.side2, 3, i / matrix % frequencies, [&](int64_t y, int64_t x) {
+      return weights2[(panel * taps2 + 3 * y + x) * matrix + i % matrix];
     });
   }
   // Every third clip has one action alone.
@@ -207,13 +211,25 @@ bool correct_stem(unsigned seed, int64_t level, Pool& pool) {
   Stem s{};
   s.images = draw(1, 3), s.features = draw(1, 90), s.pool = draw(0, 1) == 1;
   const int64_t height = draw(1, 20), width = draw(1, 20), channels = draw(1, 4);
-  const int64_t kernel = 2 * draw(0, 3) + 1, stride = draw(1, 3);
+  s.filtered = draw(0, 1) == 1;
+  const int64_t kernel = s.filtered ? 7 : 2 * draw(0, 3) + 1, stride = s.filtered ? 2 : draw(1, 3);
   s.conv = {height, width, channels, kernel, stride, out_size(height, kernel, stride), out_size(width, kernel, stride)};
   const int64_t panels = divide_up(s.features, PANEL), taps = kernel * kernel;
   const auto x = draw.values(s.images * height * width * channels);
   const auto weights = draw.values(panels * taps * channels * PANEL), bias = draw.values(panels * PANEL);
+  // Each pixel as four, two by two, of which the first of the kernel's eight by eight are not read.
+  std::vector<float> by_frequency(s.filtered ? panels * 36 * 4 * channels * PANEL : 0);
+  for (int64_t i = 0; i < static_cast<int64_t>(by_frequency.size()); ++i) {
+    const int64_t c = i / PANEL % channels, phase = i / PANEL / channels % 4, panel = i / PANEL / channels / 4 / 36;
+    by_frequency[i] = filtered(6, 4, i / PANEL / channels / 4 % 36, [&](int64_t y, int64_t x) {
+      const int64_t row = 2 * y + phase / 2 - 1, column = 2 * x + phase % 2 - 1;
+      if (row < 0 || column < 0) return 0.0f;
+      return weights[((panel * taps + 7 * row + column) * channels + c) * PANEL + i % PANEL];
+    });
+  }
   std::vector<float> out(s.images * s.height() * s.width() * pad(s.features), NAN);
-  s.x = x.data(), s.weights = weights.data(), s.bias = bias.data(), s.out = out.data();
+  s.x = x.data(), s.weights = s.filtered ? by_frequency.data() : weights.data();
+  s.bias = bias.data(), s.out = out.data();
   const int64_t workers = draw(1, 4);
   Team team(pool, workers);
   run_stem(s, *choose(level), workers, [&](int64_t count, const Team::Job& job) { team.run(count, job); });

@@ -37,10 +37,11 @@ def test_a_stem_is_its_parts(data):
     draw = data.draw
     sizes = draw(st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)), label="N, H, W")
     channels = draw(st.tuples(st.integers(1, 4), st.integers(1, 80)), label="channels")
-    kernel, stride = draw(st.sampled_from([1, 3, 5, 7])), draw(st.integers(1, 3), label="stride")
+    any_other = st.tuples(st.sampled_from([1, 3, 5, 7]), st.integers(1, 3))
+    kernel, stride = draw(st.just((7, 2)) | any_other, label="kernel, stride")
     pool = draw(st.booleans(), label="pool")
     x, weights, bias = drawn(np.random.default_rng(draw(st.integers(0, 99))), sizes, channels, kernel)
-    found = compact_stem(jnp.asarray(x), pack_stem(weights, bias), channels[1], stride, pool)
+    found = compact_stem(jnp.asarray(x), pack_stem(weights, bias, stride), channels[1], stride, pool)
     wanted = np.asarray(expected(x, weights, bias, stride, pool))
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max()))
 
@@ -49,7 +50,7 @@ def test_a_stem_is_its_parts(data):
 def test_every_kind_of_cpu_and_several_bands(level):
     x, weights, bias = drawn(np.random.default_rng(0), (1, 150, 180), (3, 72), 7)
     try:
-        found = compact_stem(jnp.asarray(x), pack_stem(weights, bias), 72, 2, True, level)
+        found = compact_stem(jnp.asarray(x), pack_stem(weights, bias, 2), 72, 2, True, level)
         found.block_until_ready()
     except jax.errors.JaxRuntimeError as error:
         assert "level: expected instructions that this CPU has" in str(error)
@@ -62,14 +63,28 @@ def test_every_kind_of_cpu_and_several_bands(level):
 def test_nan_is_seen(pool):
     x, weights, bias = drawn(np.random.default_rng(0), (2, 9, 9), (3, 5), 3)
     x[1, 4, 4, 0] = np.nan
-    found = compact_stem(jnp.asarray(x), pack_stem(weights, bias), 5, 2, pool)
+    found = compact_stem(jnp.asarray(x), pack_stem(weights, bias, 2), 5, 2, pool)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected(x, weights, bias, 2, pool)))
     assert np.isnan(found[1]).any()
 
 
+@pytest.mark.parametrize("pool", [True, False])
+def test_nan_is_seen_by_tiles(pool):
+    """Of 7x7 and stride 2: wherever it belongs, and no further than tiles of 3x3 outputs, pooled or not."""
+    x, weights, bias = drawn(np.random.default_rng(0), (2, 40, 40), (3, 5), 7)
+    x[1, 20, 20, 0] = np.nan
+    found = np.isnan(compact_stem(jnp.asarray(x), pack_stem(weights, bias, 2), 5, 2, pool))
+    wanted = np.isnan(expected(x, weights, bias, 2, pool))
+    assert wanted.any() and (found | ~wanted).all()
+    rows = np.flatnonzero(wanted[1].any((1, 2)))
+    near = slice(max(rows[0] - 2, 0), rows[-1] + 3)
+    found[1, near, near] = False
+    assert not found.any()
+
+
 def test_mistakes():
     x, weights, bias = drawn(np.random.default_rng(0), (1, 9, 9), (3, 5), 3)
-    x, weights = jnp.asarray(x), pack_stem(weights, bias)
+    x, weights = jnp.asarray(x), pack_stem(weights, bias, 2)
     with pytest.raises(UserError, match="unknown level 'sse'"):
         compact_stem(x, weights, 5, 2, True, "sse")
     with pytest.raises(UserError, match="x: expected float32, found bfloat16"):
