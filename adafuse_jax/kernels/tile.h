@@ -233,5 +233,5 @@ TARGET static void sum(const float* from, int64_t rows, int64_t count, float* ou
 #include "dots.h"
 #include "minimal.h"
 
-static constexpr Loops LOOPS{run,          run_row,      pool,   sum,     run_dots,    TRANSFORMS<4>,
-                             TRANSFORMS<6>, stem_inputs, stem_outputs, turned, product};
+static constexpr Loops LOOPS{run, run_row, pool, sum, run_dots, TRANSFORMS<4>, TRANSFORMS<6>, stem_inputs, stem_outputs,
+                             turned, product};
