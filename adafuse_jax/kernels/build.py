@@ -44,7 +44,7 @@ LEVELS = ("best", "baseline", "avx2", "avx512")  # instructions to use; "best" i
 # None names a CPU: the code runs on any of the architecture, and chooses by itself what it can use.
 # Loops begin where a line of the cache does: where they happen to lie, some were up to a fifth slower.
 FLAGS = ("-std=c++17", "-O3", "-falign-functions=64", "-falign-loops=64", "-shared", "-fPIC", "-pthread")
-SECONDS = 300  # for the compiler, which takes about 10
+SECONDS = 300  # for the compiler, which takes about 20
 
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
