@@ -24,7 +24,7 @@ from adafuse_jax import compact_gpu
 from adafuse_jax.errors import UserError, unknown
 from adafuse_jax.kernels import build
 from adafuse_jax.kernels.block import codes, compact_block, one_hot, pack_block
-from adafuse_jax.kernels.policy import compact_policy, pack_matrix, pack_policy
+from adafuse_jax.kernels.policy import compact_policy, pack_kernels, pack_policy
 from adafuse_jax.kernels.stem import compact_stem, pack_stem
 from adafuse_jax.layers import TemporalFusion
 from adafuse_jax.models.folded import folded
@@ -44,18 +44,17 @@ class _Weight(nnx.Variable):
 class Block(nnx.Module):
     """In place of `ResidualBlock.convolved`, of a block of a model in float32.
 
-    `pack` is `pack_matrix`, or what remembers its results for the blocks that share a policy network.
+    `pack` is `pack_kernels`, or what remembers its results for the blocks that share a policy network.
     """
 
-    def __init__(self, block: ResidualBlock, pack: Callable[[Array], Array]):
+    def __init__(self, block: ResidualBlock, pack: Callable[[Array, Array], Array]):
         fusion = block.fusion
         self.actions, self.width = fusion.actions, block.width
-        self.channels = block.conv2.out_features, block.features
-        self.strides = tuple(stride for _, stride in block.geometry[:2])
+        strides = tuple(stride for _, stride in block.geometry[:2])
         third = folded(block.conv3, block.bn3) if len(block.geometry) == 3 else None
         project = block.downsample_conv and folded(block.downsample_conv, block.downsample_bn)
         weights = folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), third, project
-        self.weights = _Weight(pack_block(*weights, self.strides))
+        self.weights = _Weight(pack_block(*weights, strides))
         network = isinstance(fusion, TemporalFusion)
         self.network = _Weight(pack_policy(fusion.mlp, fusion.bn.running, pack)) if network else None
         self.random = None if network else fusion
@@ -88,8 +87,7 @@ class Block(nnx.Module):
             # A random policy doesn't look at the map that it decides on.
             _, policy = self.random(x, jnp.zeros((*x.shape[:2], self.width)), key, train)
             actions = codes(policy, self.actions)
-        weights = self.weights.get_value()
-        out, self.averages = compact_block(x, weights, actions, self.channels, self.strides, shortcut)
+        out, self.averages = compact_block(x, self.weights.get_value(), actions, shortcut)
         return out, policy
 
 
@@ -168,8 +166,10 @@ class Compact:
 
 def _jitted(model: Recognizer) -> Callable[[Array], Output]:
     graph, weights = nnx.split(model)
-    run = jax.jit(lambda weights, clip: nnx.merge(graph, weights)(clip))
-    return functools.partial(run, jax.device_put(weights))  # once, not at each call
+    # Moved once, not at each call, and in a tuple, which JAX takes apart sooner than a model.
+    arrays, of_weights = jax.tree.flatten(jax.device_put(weights))
+    run = jax.jit(lambda arrays, clip: nnx.merge(graph, jax.tree.unflatten(of_weights, arrays))(clip))
+    return functools.partial(run, tuple(arrays))
 
 
 def check_execution(execution: str) -> None:
@@ -198,7 +198,7 @@ def compacted(model: Recognizer, clip: Float[Array, "b t h w 3"] | None = None) 
     copy = nnx.clone(model)
     copy.backbone.executed = _Stem(copy.backbone)
     copy.backbone.conv1 = copy.backbone.bn1 = None
-    packed, source = _once(pack_matrix), None
+    packed, source = _once(pack_kernels), None
     for _, block in copy.backbone.named_blocks():
         if block.fusion is not None:
             block.executed = Block(block, packed)
@@ -217,14 +217,15 @@ def _drop(module: nnx.Module, *names: str) -> None:
             setattr(module, name, None)
 
 
-def _once(f: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Does f once for an array."""
+def _once(f: Callable[..., Array]) -> Callable[..., Array]:
+    """Does f once for the same arrays."""
     done = {}  # with the arrays: as long as they are kept, none that comes later can have the id of one
 
-    def known(array: Array) -> Array:
-        if id(array) not in done:
-            done[id(array)] = array, f(array)
-        return done[id(array)][1]
+    def known(*arrays: Array) -> Array:
+        key = tuple(map(id, arrays))
+        if key not in done:
+            done[key] = arrays, f(*arrays)
+        return done[key][1]
 
     return known
 

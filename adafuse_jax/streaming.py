@@ -79,10 +79,8 @@ class _Block(nnx.Module):
         v, actions = block.decide(x, self.v[...] if self.v.ndim else None)
         before = self.before.get_value()
         if not isinstance(before, Before):
-            before = before_first(x[:, 0], weights, block.strides)
-        before, out, averages = compact_step(
-            x[:, 0], weights, actions[:, 0], before, block.channels, block.strides, shortcut[:, 0]
-        )
+            before = before_first(x[:, 0], weights)
+        before, out, averages = compact_step(x[:, 0], weights, actions[:, 0], before, shortcut[:, 0])
         block.averages = None if averages is None else averages[:, None]
         self.v.set_value(v[:, 0])
         self.before.set_value(before)

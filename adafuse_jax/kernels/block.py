@@ -1,6 +1,8 @@
 """A residual block with fusion as one call of native code that computes what is needed alone."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,21 +34,40 @@ TARGET = "adafuse_jax_compact_block"
 Conv = tuple[Float[np.ndarray, "k k i o"], Float[np.ndarray, " o"]]  # a kernel, and the bias
 
 
-class Weights(NamedTuple):
+def _static() -> dataclasses.Field:
+    return dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Weights:
     """Of a block's convolutions, their norms folded in, laid out for the native code; see `pack_block`.
 
-    Panels are 64 outputs side by side. What there isn't has no panels. Where one of the first two
-    convolutions is filtered by tiles (see `kernels/filtered.h`), its weights are by frequency, of which a
-    tile has side * side: kernel1 is (side, side, c, i) then, and kernel2's taps are frequencies.
+    Attributes:
+        data: kernels and biases in turns, see `joined`: of the first two convolutions, of the third if there
+            is one, and the shortcut's kernel if it has one, whose bias is part of the one before. The first
+            kernel is laid out by outputs, (c, taps, i), all others in panels of 64 outputs side by side,
+            (panels, taps, inputs, 64). Where one of the first two convolutions is filtered by tiles (see
+            `kernels/filtered.h`), its taps are frequencies, and the first kernel is (taps, c, i).
+        kernels: sizes of those of the first two.
+        strides: of the same.
+        sides: inputs in a row of the tiles by which they are filtered, or 0.
+        width: outputs of the first one, c.
+        middle: of the second one, m.
+        features: of the block, o.
+        third: whether there is a third one.
+        projects: whether the shortcut has one.
     """
 
-    kernel1: Float[Array, "c taps1 i"] | Float[Array, "side side c i"]
-    bias1: Float[Array, " c"]
-    kernel2: Float[Array, "panels2 taps2 c lanes"]
-    bias2: Float[Array, " lanes2"]
-    kernel3: Float[Array, "panels3 1 m lanes"]
-    bias3: Float[Array, " lanes3"]
-    shortcut: Float[Array, "panels 1 i lanes"]
+    data: Float[Array, " floats"]
+    kernels: tuple[int, int] = _static()
+    strides: tuple[int, int] = _static()
+    sides: tuple[int, int] = _static()
+    width: int = _static()
+    middle: int = _static()
+    features: int = _static()
+    third: bool = _static()
+    projects: bool = _static()
 
 
 class Before(NamedTuple):
@@ -54,13 +75,12 @@ class Before(NamedTuple):
 
     Attributes:
         x: what the first convolution read.
-        y: its kept channels, one after the other.
-        actions: one more than their codes.
+        y: its kept channels, one after the other, of each pixel, and then its actions, each one more than its
+            code.
     """
 
     x: Float[Array, "b h w i"]
-    y: Float[Array, "b y x columns"]
-    actions: Int8[Array, "b c"]
+    y: Float[Array, "b floats"]
 
 
 def pack_block(
@@ -79,22 +99,36 @@ def pack_block(
         shortcut: 1x1, if it is a convolution.
         strides: of the first two.
     """
-    sides = [_side(conv[0], stride) for conv, stride in zip((conv1, conv2), strides, strict=True)]
+    sides = tuple(_side(conv[0], stride) for conv, stride in zip((conv1, conv2), strides, strict=True))
+    (kernel1, bias1), (kernel2, bias2) = conv1, conv2
     if sides[0]:
-        arrays = [np.swapaxes(by_frequency(conv1[0], sides[0]), 2, 3), conv1[1]]
+        arrays = [np.swapaxes(by_frequency(kernel1, sides[0]), 2, 3), bias1]
     else:
-        arrays = [np.moveaxis(conv1[0].reshape(-1, *conv1[0].shape[2:]), 2, 0), conv1[1]]
-    if sides[1]:
-        conv2 = by_frequency(conv2[0], sides[1]), conv2[1]
-    arrays += panels(*conv2)
-    arrays += panels(*conv3) if conv3 else [np.zeros((0, 1, 1, PANEL)), np.zeros(0)]
-    if shortcut is None:
-        arrays.append(np.zeros((0, 1, 1, PANEL)))
-    else:
+        arrays = [np.moveaxis(kernel1.reshape(-1, *kernel1.shape[2:]), 2, 0), bias1]
+    arrays += panels(by_frequency(kernel2, sides[1]) if sides[1] else kernel2, bias2)
+    if conv3 is not None:
+        arrays += panels(*conv3)
+    if shortcut is not None:
         kernel, bias = panels(*shortcut)
-        arrays[5 if conv3 else 3] = arrays[5 if conv3 else 3] + bias
+        arrays[-1] = arrays[-1] + bias
         arrays.append(kernel)
-    return Weights(*(jnp.asarray(a, jnp.float32) for a in arrays))
+    return Weights(
+        data=joined(arrays),
+        kernels=(len(kernel1), len(kernel2)),
+        strides=tuple(strides),
+        sides=sides,
+        width=len(bias1),
+        middle=len(bias2),
+        features=len((conv3 or conv2)[1]),
+        third=conv3 is not None,
+        projects=shortcut is not None,
+    )
+
+
+def joined(arrays: Sequence[Float[np.ndarray, "..."]]) -> Float[Array, " floats"]:
+    """Arrays as one, each from a multiple of 16 floats on: a call takes JAX microseconds for each it has."""
+    padded = [np.pad(np.ravel(array), (0, -np.size(array) % GROUP)) for array in arrays]
+    return jnp.asarray(np.concatenate(padded), jnp.float32)
 
 
 def _side(kernel: Float[np.ndarray, "k l i o"], stride: int) -> int:
@@ -139,8 +173,6 @@ def compact_block(
     x: Float[Array, "b t h w i"],
     weights: Weights,
     actions: Int8[Array, "b t c"],
-    channels: tuple[int, int],
-    strides: tuple[int, int] = (1, 1),
     shortcut: Float[Array, "b t ..."] | None = None,
     level: str = "best",
 ) -> tuple[Float[Array, "b t y x o"], Float[Array, "b t o"] | None]:
@@ -155,8 +187,6 @@ def compact_block(
         x: float32.
         weights: from `pack_block`.
         actions: from `codes`.
-        channels: outputs of the second convolution, m, and of the block, o.
-        strides: of the first two convolutions.
         shortcut: to add; where the weights have a convolution for it, its input, of the shape of x.
         level: instructions to use, of `build.LEVELS`.
 
@@ -168,17 +198,14 @@ def compact_block(
         UserError: for another level, type of x or number of the shortcut's channels.
         RuntimeError: without native code (`build.load`).
     """
-    empty = Before(
-        jnp.zeros((0, *x.shape[2:])), jnp.zeros((0, *_between(x, weights, strides))), actions[:0, 0]
-    )
-    out, _, averages = _call(x, weights, actions, empty, channels, strides, shortcut, level)
+    empty = Before(jnp.zeros((0, *x.shape[2:])), jnp.zeros((0, _between(x.shape[2:4], weights))))
+    out, _, averages = _call(x, weights, actions, empty, shortcut, level)
     return out, averages
 
 
-def before_first(x: Float[Array, "b h w i"], weights: Weights, strides: tuple[int, int] = (1, 1)) -> Before:
+def before_first(x: Float[Array, "b h w i"], weights: Weights) -> Before:
     """What there is before the first frame of streams."""
-    y = jnp.zeros((len(x), *_between(x[:, None], weights, strides)))
-    return Before(jnp.zeros_like(x), y, jnp.zeros((len(x), len(weights.bias1)), jnp.int8))
+    return Before(jnp.zeros_like(x), jnp.zeros((len(x), _between(x.shape[1:3], weights))))
 
 
 def compact_step(
@@ -186,8 +213,6 @@ def compact_step(
     weights: Weights,
     actions: Int8[Array, "b c"],
     before: Before,
-    channels: tuple[int, int],
-    strides: tuple[int, int] = (1, 1),
     shortcut: Float[Array, "b ..."] | None = None,
     level: str = "best",
 ) -> tuple[Before, Float[Array, "b y x o"], Float[Array, "b o"] | None]:
@@ -198,8 +223,6 @@ def compact_step(
         weights: from `pack_block`.
         actions: from `codes`.
         before: from `before_first`, or the step before.
-        channels: see `compact_block`.
-        strides: of the first two convolutions.
         shortcut: to add.
         level: instructions to use, of `build.LEVELS`.
 
@@ -208,31 +231,21 @@ def compact_step(
         RuntimeError: without native code (`build.load`).
     """
     shortcut = None if shortcut is None else shortcut[:, None]
-    out, y, averages = _call(
-        x[:, None], weights, actions[:, None], before, channels, strides, shortcut, level
-    )
-    before = Before(x, y[:, 0], actions + jnp.int8(1))
-    return before, out[:, 0], None if averages is None else averages[:, 0]
+    out, y, averages = _call(x[:, None], weights, actions[:, None], before, shortcut, level)
+    return Before(x, y[:, 0]), out[:, 0], None if averages is None else averages[:, 0]
 
 
-def _kernels(weights: Weights) -> tuple[int, int]:
-    """Sizes of the kernels of the first two convolutions."""
-    taps1 = 9 if weights.kernel1.ndim == 4 else weights.kernel1.shape[1]
-    taps2 = weights.kernel2.shape[1]
-    return math.isqrt(taps1), math.isqrt(9 if taps2 in {side * side for side, _ in _G} else taps2)
-
-
-def _sizes(x: Array, weights: Weights, strides: tuple[int, int]) -> list[tuple[int, int]]:
+def _sizes(size: tuple[int, int], weights: Weights) -> list[tuple[int, int]]:
     """Height and width after the first convolution, and after the second."""
-    sizes = [x.shape[2:4]]
-    for kernel, stride in zip(_kernels(weights), strides, strict=True):
+    sizes = [size]
+    for kernel, stride in zip(weights.kernels, weights.strides, strict=True):
         sizes.append(tuple(costs.conv_out(s, kernel, stride, kernel // 2) for s in sizes[-1]))
     return sizes[1:]
 
 
-def _between(x: Array, weights: Weights, strides: tuple[int, int]) -> tuple[int, int, int]:
-    """Shape of a frame between the first two convolutions."""
-    return *_sizes(x, weights, strides)[0], filled(len(weights.bias1))
+def _between(size: tuple[int, int], weights: Weights) -> int:
+    """Floats of a frame between the first two convolutions, its actions behind it."""
+    return (math.prod(_sizes(size, weights)[0]) + 1) * filled(weights.width)
 
 
 def filled(channels: int) -> int:
@@ -240,36 +253,40 @@ def filled(channels: int) -> int:
     return channels + -channels % GROUP
 
 
-def _call(x, weights, actions, before, channels, strides, shortcut, level):
-    """The output, the columns between the first two convolutions, and the output's averages or None."""
+def _call(x, weights, actions, before, shortcut, level):
+    """The output, what lies between the first two convolutions, and the output's averages or None."""
     level = build.checked(x, level)
-    middle, features = channels
-    between, size = _between(x, weights, strides), _sizes(x, weights, strides)[1]
+    features = weights.features
+    between, size = _between(x.shape[2:4], weights), _sizes(x.shape[2:4], weights)[1]
     if shortcut is None:
         shortcut = jnp.zeros((0,) * 5)
-    elif not len(weights.shortcut):
+    elif not weights.projects:
         if shortcut.shape[-1] != features:
             raise UserError(f"shortcut: expected {features} channels, found {shortcut.shape[-1]}")
-        fill = filled(shortcut.shape[-1]) - shortcut.shape[-1]
+        fill = filled(features) - features
         shortcut = jnp.pad(shortcut, ((0, 0),) * 4 + ((0, fill),)) if fill else shortcut
-    thirds = x.shape[:2] if len(weights.kernel3) else (0, 0)
+    thirds = x.shape[:2] if weights.third else (0, 0)
     shapes = (
         (*x.shape[:2], *size, filled(features)),
-        (*x.shape[:2], *between),
-        (*thirds, *size, filled(middle)),
-        (len(before.x), *between),
+        (*x.shape[:2], between),
+        (*thirds, *size, filled(weights.middle)),
+        (len(before.x), between),
         (*thirds, filled(features)),
     )
     call = jax.ffi.ffi_call(TARGET, [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes])
     attributes = {
-        "kernel1": _kernels(weights)[0],
-        "stride1": strides[0],
-        "kernel2": _kernels(weights)[1],
-        "stride2": strides[1],
-        "middle": middle,
+        "kernel1": weights.kernels[0],
+        "stride1": weights.strides[0],
+        "side1": weights.sides[0],
+        "kernel2": weights.kernels[1],
+        "stride2": weights.strides[1],
+        "side2": weights.sides[1],
+        "middle": weights.middle,
         "features": features,
+        "third": weights.third,
+        "projects": weights.projects,
         "level": level,
     }
     attributes = {name: np.int64(n) for name, n in attributes.items()}
-    out, y, _, _, averages = call(x, *weights, actions, shortcut, *before, **attributes)
-    return out[..., :features], y, averages[..., :features] if len(weights.kernel3) else None
+    out, y, _, _, averages = call(x, weights.data, actions, shortcut, *before, **attributes)
+    return out[..., :features], y, averages[..., :features] if weights.third else None

@@ -133,7 +133,8 @@ using Run = decltype(Loops::run);
 // pixels of y, z and out have so many floats as their channels, rounded up to 16.
 //
 // On a stream, `x_before` is what conv1 read at the frame before the first, and the columns of `y_before` are the
-// channels kept there; other channels may be reused now, and are computed into `late`. Else they are null.
+// channels kept there; other channels may be reused now, and are computed into `late`. Else they are null. Behind the
+// columns lie the frame's actions, each one more than its number; 0: there was no such frame.
 struct Block {
   int64_t batch, frames;
   Conv conv1, conv2, conv3, project;  // conv3: there is one if weights3 aren't null; project: of the shortcut
@@ -146,12 +147,14 @@ struct Block {
   const int8_t* actions;              // (B, T, width)
   float *y, *z, *out;                 // after conv1, after conv2 if there is a conv3, and after all
   float* averages;                    // of out, (B, T, its channels up to 16), if there is a conv3
-  const float *x_before, *y_before;   // (B, H, W, in), (B, h, w, width up to 16)
-  const int8_t* actions_before;       // (B, width), each one more than its action; 0: no such frame
+  const float *x_before, *y_before;   // (B, H, W, in), (B, y_frame())
   float* late;                        // as y_before
   // Of the tiles by which conv1 and conv2 are filtered, or 0. Their weights are (side, side, width, in) and
   // (panels, side * side, width, 64) then.
   int64_t side1, side2;
+
+  int64_t columns() const { return conv2.height * conv2.width * conv2.pitch; }  // floats of a frame of y
+  int64_t y_frame() const { return columns() + conv2.pitch; }                   // with its actions behind them
 };
 
 inline int64_t pad(int64_t channels) { return divide_up(channels, GROUP) * GROUP; }
@@ -179,17 +182,17 @@ struct Plan {
 
 inline Plan plan(const Block& p) {
   const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features;
-  const int64_t y_frame = p.conv2.height * p.conv2.width * p.conv2.pitch;
+  const int64_t y_frame = p.y_frame();
   Plan all;
   all.read.resize(p.batch * p.frames);
   std::vector<int32_t> before(p.width), now(p.width);  // column of each channel; -1: not computed
   for (int64_t b = 0; b < p.batch; ++b) {
-    const int8_t* earlier = nullptr;
+    const float* earlier = nullptr;
     const float* carried = nullptr;
     Made late{};
-    if (p.actions_before != nullptr) {
-      earlier = p.actions_before + b * p.width;
+    if (p.y_before != nullptr) {
       carried = p.y_before + b * y_frame;
+      earlier = carried + p.columns();
       late.x = p.x_before + b * in_frame;
       late.y = p.late + b * y_frame;
       int32_t kept = 0;
@@ -466,7 +469,11 @@ inline int64_t images_at_once(const Block& p) {
 template <class Parallel>
 void run_block(const Block& p, const Loops& loops, int64_t workers, Parallel parallel, int64_t most) {
   const Plan all = plan(p);
-  if (p.actions_before != nullptr) {  // one frame of each stream, and some that came before
+  if (p.y_before != nullptr) {  // one frame of each stream, and some that came before
+    for (int64_t b = 0; b < p.batch; ++b) {
+      float* const noted = p.y + b * p.y_frame() + p.columns();
+      for (int64_t c = 0; c < p.width; ++c) noted[c] = static_cast<float>(p.actions[b * p.width + c] + 1);
+    }
     run_images(p, all.made, all.read, loops, workers, parallel);
     return;
   }
@@ -510,17 +517,32 @@ bool has_shape(ffi::Span<const int64_t> found, const Expected& expected) {
   return std::equal(found.begin(), found.end(), expected.begin(), expected.end());
 }
 
-ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t kernel2,
-                         int64_t stride2, int64_t middle, int64_t features, int64_t level, Input x,
-                         Input weights1, Input bias1, Input weights2, Input bias2, Input weights3,
-                         Input bias3, Input weights_shortcut, Bytes actions, Input shortcut,
-                         Input x_before, Input y_before, Bytes actions_before, Output out, Output y,
-                         Output z, Output late, Output averages) {
+// What lies one behind the other, each from a multiple of 16 floats on.
+class Joined {
+ public:
+  explicit Joined(const Input& all) : data_(all.typed_data()), size_(static_cast<int64_t>(all.element_count())) {}
+  const float* next(int64_t count) {
+    const float* const found = data_ + at_;
+    at_ += pad(count);
+    return found;
+  }
+  bool ended() const { return at_ == size_; }
+
+ private:
+  const float* data_;
+  int64_t size_, at_ = 0;
+};
+
+ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1, int64_t side1, int64_t kernel2,
+                         int64_t stride2, int64_t side2, int64_t middle, int64_t features, int64_t third,
+                         int64_t projects, int64_t level, Input x, Input weights, Bytes actions, Input shortcut,
+                         Input x_before, Input y_before, Output out, Output y, Output z, Output late,
+                         Output averages) {
   const auto dims = x.dimensions();
-  if (dims.size() != 5 || bias1.dimensions().size() != 1) return wrong("x: expected (B, T, H, W, C)");
+  if (dims.size() != 5 || actions.dimensions().size() != 3) return wrong("x: expected (B, T, H, W, C)");
   Block p{};
   p.batch = dims[0], p.frames = dims[1], p.in_features = dims[4];
-  p.width = bias1.dimensions()[0], p.middle = middle, p.features = features;
+  p.width = actions.dimensions()[2], p.middle = middle, p.features = features;
   for (const int64_t kernel : {kernel1, kernel2}) {
     if (kernel < 1 || kernel > 31 || kernel % 2 == 0) return wrong("kernels: expected odd, 1 to 31");
   }
@@ -528,63 +550,52 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
   for (const int64_t size : {dims[2], dims[3], p.in_features, p.width, p.middle, p.features}) {
     if (size < 1 || size > (1 << 24)) return wrong("sizes: expected 1 to 2^24");
   }
+  const auto side_fits = [](int64_t side, int64_t kernel, int64_t stride) {
+    return side == 0 || ((side == 4 || side == 6) && kernel == 3 && stride == 1);
+  };
+  if (!side_fits(side1, kernel1, stride1) || !side_fits(side2, kernel2, stride2)) return wrong("sides");
+  p.side1 = side1, p.side2 = side2;
   const int64_t h = out_size(dims[2], kernel1, stride1), w = out_size(dims[3], kernel1, stride1);
   const int64_t h2 = out_size(h, kernel2, stride2), w2 = out_size(w, kernel2, stride2);
   p.conv1 = {dims[2], dims[3], p.in_features, kernel1, stride1, h, w};
   p.conv2 = {h, w, pad(p.width), kernel2, stride2, h2, w2};
   p.conv3 = {h2, w2, pad(p.middle), 1, 1, h2, w2};
   p.project = {dims[2], dims[3], p.in_features, 1, stride1 * stride2, h2, w2};
-  const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
   if (!has_shape(actions.dimensions(), {p.batch, p.frames, p.width})) return wrong("actions: expected (B, T, C)");
-  for (const int64_t side : {4, 6}) {
-    if (kernel1 == 3 && stride1 == 1 && has_shape(weights1.dimensions(), {side, side, p.width, p.in_features})) {
-      p.side1 = side;
-    }
-    if (kernel2 == 3 && stride2 == 1 && has_shape(weights2.dimensions(), {panels2, side * side, p.width, PANEL})) {
-      p.side2 = side;
-    }
-  }
-  if (p.side1 == 0 && !has_shape(weights1.dimensions(), {p.width, kernel1 * kernel1, p.in_features})) {
-    return wrong("weights1");
-  }
-  if (p.side2 == 0 && !has_shape(weights2.dimensions(), {panels2, kernel2 * kernel2, p.width, PANEL})) {
-    return wrong("weights2");
-  }
-  if (!has_shape(bias2.dimensions(), {panels2 * PANEL})) return wrong("bias2");
-  // What there isn't is empty.
-  if (weights3.element_count() > 0) {
-    if (!has_shape(weights3.dimensions(), {panels, 1, p.middle, PANEL})) return wrong("weights3");
-    if (!has_shape(bias3.dimensions(), {panels * PANEL})) return wrong("bias3");
-    if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(p.middle)})) return wrong("z");
+  const int64_t panels2 = divide_up(middle, PANEL), panels = divide_up(features, PANEL);
+  const int64_t taps1 = side1 > 0 ? side1 * side1 : kernel1 * kernel1;
+  const int64_t taps2 = side2 > 0 ? side2 * side2 : kernel2 * kernel2;
+  Joined rest(weights);
+  p.weights1 = rest.next(taps1 * p.width * p.in_features), p.bias1 = rest.next(p.width);
+  p.weights2 = rest.next(panels2 * taps2 * p.width * PANEL), p.bias2 = rest.next(panels2 * PANEL);
+  if (third != 0) {
+    p.weights3 = rest.next(panels * middle * PANEL), p.bias3 = rest.next(panels * PANEL);
+    if (!has_shape(z->dimensions(), {p.batch, p.frames, h2, w2, pad(middle)})) return wrong("z");
     if (!has_shape(averages->dimensions(), {p.batch, p.frames, pad(features)})) return wrong("averages");
-    p.weights3 = weights3.typed_data(), p.bias3 = bias3.typed_data(), p.z = z->typed_data();
-    p.averages = averages->typed_data();
+    p.z = z->typed_data(), p.averages = averages->typed_data();
   } else if (middle != features) {
     return wrong("features: expected those of the second convolution");
   }
-  if (weights_shortcut.element_count() > 0) {
-    if (!has_shape(weights_shortcut.dimensions(), {panels, 1, p.in_features, PANEL})) return wrong("weights_s");
+  if (projects != 0) {
+    p.weights_shortcut = rest.next(panels * p.in_features * PANEL);
     if (!has_shape(shortcut.dimensions(), dims)) return wrong("shortcut: expected the shape of x");
-    p.weights_shortcut = weights_shortcut.typed_data();
   } else if (shortcut.element_count() > 0) {
     if (!has_shape(shortcut.dimensions(), out->dimensions())) return wrong("shortcut: expected the output's shape");
   }
+  if (!rest.ended()) return wrong("weights: expected those of the block's sizes");
   if (shortcut.element_count() > 0) p.shortcut = shortcut.typed_data();
-  if (!has_shape(y->dimensions(), {p.batch, p.frames, h, w, pad(p.width)})) return wrong("y");
+  if (!has_shape(y->dimensions(), {p.batch, p.frames, p.y_frame()})) return wrong("y");
   if (!has_shape(out->dimensions(), {p.batch, p.frames, h2, w2, pad(features)})) return wrong("out");
   if (const int64_t streams = x_before.dimensions().size() == 4 ? x_before.dimensions()[0] : -1; streams != 0) {
     if (streams != p.batch || !has_shape(x_before.dimensions(), {streams, dims[2], dims[3], p.in_features})) {
       return wrong("x_before: expected (B, H, W, C)");
     }
-    if (!has_shape(y_before.dimensions(), {streams, h, w, pad(p.width)})) return wrong("y_before");
-    if (!has_shape(actions_before.dimensions(), {streams, p.width})) return wrong("actions_before");
-    if (!has_shape(late->dimensions(), {streams, h, w, pad(p.width)})) return wrong("late");
-    p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data();
-    p.actions_before = actions_before.typed_data(), p.late = late->typed_data();
+    if (p.frames != 1) return wrong("x: expected one frame of a stream");
+    if (!has_shape(y_before.dimensions(), {streams, p.y_frame()})) return wrong("y_before");
+    if (!has_shape(late->dimensions(), {streams, p.y_frame()})) return wrong("late");
+    p.x_before = x_before.typed_data(), p.y_before = y_before.typed_data(), p.late = late->typed_data();
   }
-  p.x = x.typed_data(), p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
-  p.weights2 = weights2.typed_data(), p.bias2 = bias2.typed_data(), p.actions = actions.typed_data();
-  p.y = y->typed_data(), p.out = out->typed_data();
+  p.x = x.typed_data(), p.actions = actions.typed_data(), p.y = y->typed_data(), p.out = out->typed_data();
   for (const int8_t action : ffi::Span<const int8_t>(p.actions, actions.element_count())) {
     if (action < SKIP || action > KEEP) return wrong("actions: expected 0, 1 or 2");
   }
@@ -620,13 +631,12 @@ ffi::Error stem(ffi::ThreadPool pool, int64_t kernel, int64_t stride, int64_t fe
 }
 
 ffi::Error policy(ffi::ThreadPool pool, int64_t group_size, ffi::Span<const int64_t> actions, int64_t level, Input x,
-                  Input v_before, Input weights0, Input factor, Input offset, Input weights1, Input bias1, Output v,
-                  Chosen chosen) {
+                  Input v_before, Input kernels, Input norm, Input bias, Output v, Chosen chosen) {
   const auto dims = x.dimensions(), of = chosen->dimensions();
   if (dims.size() != 5 || of.size() != 3) return wrong("x: expected (B, T, H, W, C)");
   Policy p{};
   p.batch = dims[0], p.frames = dims[1], p.pixels = dims[2] * dims[3], p.features = dims[4];
-  p.hidden = factor.element_count(), p.channels = of[2], p.group_size = group_size;
+  p.hidden = static_cast<int64_t>(norm.element_count() / 2), p.channels = of[2], p.group_size = group_size;
   if (p.pixels < 1) return wrong("x: expected pixels");
   if (group_size < 1 || p.channels % group_size != 0) return wrong("group_size: expected a divisor of the channels");
   p.choices = static_cast<int64_t>(actions.size());
@@ -640,14 +650,15 @@ ffi::Error policy(ffi::ThreadPool pool, int64_t group_size, ffi::Span<const int6
   if (!has_shape(of, {p.batch, p.frames, p.channels})) return wrong("chosen");
   if (!has_shape(v->dimensions(), {p.batch, p.frames, p.features})) return wrong("v");
   if (!has_shape(v_before.dimensions(), {p.batch, p.features})) return wrong("v_before: expected (B, C)");
-  if (!has_shape(weights0.dimensions(), {divide_up(p.hidden, PANEL), p.inputs(), PANEL})) return wrong("weights0");
-  if (!has_shape(offset.dimensions(), {p.hidden})) return wrong("offset");
-  if (!has_shape(weights1.dimensions(), {divide_up(p.outputs(), PANEL), p.hidden, PANEL})) return wrong("weights1");
-  p.own_bias = has_shape(bias1.dimensions(), {rows, p.outputs()});
-  if (!p.own_bias && !has_shape(bias1.dimensions(), {1, p.outputs()})) return wrong("bias1");
+  if (!has_shape(norm.dimensions(), {2, p.hidden})) return wrong("norm: expected (2, hidden units)");
+  Joined rest(kernels);
+  p.weights0 = rest.next(divide_up(p.hidden, PANEL) * p.inputs() * PANEL);
+  p.weights1 = rest.next(divide_up(p.outputs(), PANEL) * p.hidden * PANEL);
+  if (!rest.ended()) return wrong("kernels: expected those of the network's sizes");
+  p.own_bias = has_shape(bias.dimensions(), {rows, p.outputs()});
+  if (!p.own_bias && !has_shape(bias.dimensions(), {1, p.outputs()})) return wrong("bias");
   p.x = x.typed_data(), p.v_before = v_before.typed_data();
-  p.weights0 = weights0.typed_data(), p.factor = factor.typed_data(), p.offset = offset.typed_data();
-  p.weights1 = weights1.typed_data(), p.bias1 = bias1.typed_data();
+  p.factor = norm.typed_data(), p.offset = p.factor + p.hidden, p.bias1 = bias.typed_data();
   p.v = v->typed_data(), p.chosen = chosen->typed_data();
   const Loops* loops = choose(level);
   if (loops == nullptr) return wrong("level: expected instructions that this CPU has");
@@ -662,8 +673,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafusePolicy, policy,
                                   .Attr<int64_t>("group_size")
                                   .Attr<ffi::Span<const int64_t>>("actions")
                                   .Attr<int64_t>("level")
-                                  .Arg<Input>()
-                                  .Arg<Input>()
                                   .Arg<Input>()
                                   .Arg<Input>()
                                   .Arg<Input>()
@@ -690,24 +699,21 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(AdafuseCompactBlock, compact_block,
                                   .Ctx<ffi::ThreadPool>()
                                   .Attr<int64_t>("kernel1")
                                   .Attr<int64_t>("stride1")
+                                  .Attr<int64_t>("side1")
                                   .Attr<int64_t>("kernel2")
                                   .Attr<int64_t>("stride2")
+                                  .Attr<int64_t>("side2")
                                   .Attr<int64_t>("middle")
                                   .Attr<int64_t>("features")
+                                  .Attr<int64_t>("third")
+                                  .Attr<int64_t>("projects")
                                   .Attr<int64_t>("level")
                                   .Arg<Input>()
                                   .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
-                                  .Arg<Input>()
                                   .Arg<Bytes>()
                                   .Arg<Input>()
                                   .Arg<Input>()
                                   .Arg<Input>()
-                                  .Arg<Bytes>()
                                   .Ret<Input>()
                                   .Ret<Input>()
                                   .Ret<Input>()

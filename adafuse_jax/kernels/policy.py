@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int8
 
 from adafuse_jax.kernels import build
-from adafuse_jax.kernels.block import numbers, panels
+from adafuse_jax.kernels.block import joined, numbers, panels
 from adafuse_jax.ops import actions as act
 from adafuse_jax.ops import norm, policy
 
@@ -19,38 +19,42 @@ TARGET = "adafuse_jax_policy"
 class PolicyWeights(NamedTuple):
     """Of a policy network, laid out for the native code; see `pack_policy`.
 
-    Panels are 64 columns of a matrix side by side. `factor` and `offset` are fc0's bias and the norm after
-    it. The last bias may be one for all frames or one for each.
+    Attributes:
+        kernels: the two matrices, see `pack_kernels`.
+        norm: factor and offset of each hidden unit: fc0's bias and the norm after it.
+        bias: the last one, one for all frames or one for each.
     """
 
-    kernel0: Float[Array, "panels0 i lanes"]
-    factor: Float[Array, " hidden"]
-    offset: Float[Array, " hidden"]
-    kernel1: Float[Array, "panels1 hidden lanes"]
-    bias1: Float[Array, "*b o"]
+    kernels: Float[Array, " floats"]
+    norm: Float[Array, "2 hidden"]
+    bias: Float[Array, "*b o"]
 
 
-def pack_matrix(kernel: Float[Array, "i o"]) -> Float[Array, "panels i lanes"]:
-    """Lays a matrix out."""
-    laid_out, _ = panels(np.asarray(kernel)[None, None], np.zeros(kernel.shape[1]))
-    return jnp.asarray(laid_out[:, 0], jnp.float32)
+def pack_kernels(
+    kernel0: Float[Array, "i hidden"], kernel1: Float[Array, "hidden o"]
+) -> Float[Array, " floats"]:
+    """Lays matrices out: of each, 64 columns side by side, (panels, rows, 64)."""
+    return joined([panels(np.asarray(k)[None, None], np.zeros(k.shape[1]))[0] for k in (kernel0, kernel1)])
 
 
 def pack_policy(
-    mlp: policy.MLP, running: norm.Moments, pack: Callable[[Array], Array] = pack_matrix
+    mlp: policy.MLP,
+    running: norm.Moments,
+    pack: Callable[[Array, Array], Array] = pack_kernels,
 ) -> PolicyWeights:
     """Lays a network's weights out, with the running statistics of its norm.
 
     Args:
         mlp: of the network.
         running: of its norm.
-        pack: `pack_matrix`, or what remembers its results where networks share matrices.
+        pack: `pack_kernels`, or what remembers its results where networks share matrices.
     """
     mean, var = (np.asarray(moment) for moment in running)
     factor = np.asarray(mlp.scale) / np.sqrt(var + norm.EPSILON)
     offset = (np.asarray(mlp.bias0) - mean) * factor + np.asarray(mlp.shift)
-    factor, offset = (jnp.asarray(array, jnp.float32) for array in (factor, offset))
-    return PolicyWeights(pack(mlp.kernel0), factor, offset, pack(mlp.kernel1), mlp.bias1)
+    return PolicyWeights(
+        pack(mlp.kernel0, mlp.kernel1), jnp.asarray(np.stack([factor, offset]), jnp.float32), mlp.bias1
+    )
 
 
 def compact_policy(
@@ -81,7 +85,7 @@ def compact_policy(
         RuntimeError: without native code (`build.load`).
     """
     level = build.checked(x, level)
-    bias = weights.bias1.reshape(-1, weights.bias1.shape[-1])
+    bias = weights.bias.reshape(-1, weights.bias.shape[-1])
     attributes = {
         "group_size": np.int64(channels * len(actions) // bias.shape[-1]),
         "actions": numbers(actions).astype(np.int64),
@@ -91,7 +95,5 @@ def compact_policy(
     v = jax.ShapeDtypeStruct((batch, frames, features), jnp.float32)
     chosen = jax.ShapeDtypeStruct((batch, frames, channels), jnp.int8)
     return tuple(
-        jax.ffi.ffi_call(TARGET, (v, chosen))(
-            x, v_before, weights.kernel0, weights.factor, weights.offset, weights.kernel1, bias, **attributes
-        )
+        jax.ffi.ffi_call(TARGET, (v, chosen))(x, v_before, weights.kernels, weights.norm, bias, **attributes)
     )

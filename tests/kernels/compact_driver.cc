@@ -47,13 +47,13 @@ void run_frames(const Block& p, int64_t images, bool one_by_one, const Loops& lo
     run_block(p, loops, workers, parallel, images);
     return;
   }
-  const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.conv2.height * p.conv2.width * p.conv2.pitch;
+  const int64_t in = p.conv1.height * p.conv1.width * p.in_features, between = p.y_frame();
   const int64_t out = p.conv2.out_height * p.conv2.out_width * pad(p.features);
   const int64_t added = p.weights_shortcut != nullptr ? in : p.shortcut != nullptr ? out : 0;
   std::vector<float> shortcut(p.batch * added);
   std::vector<float> x(p.batch * in), x_before(p.batch * in), y(p.batch * between), y_before(p.batch * between);
   std::vector<float> outs(p.batch * out), averages(p.batch * pad(p.features));
-  std::vector<int8_t> actions(p.batch * p.width), before(p.batch * p.width, 0);
+  std::vector<int8_t> actions(p.batch * p.width);
   for (int64_t t = 0; t < p.frames; ++t) {
     std::vector<float> late(p.batch * between, NAN);
     std::fill(y.begin(), y.end(), NAN);
@@ -67,13 +67,12 @@ void run_frames(const Block& p, int64_t images, bool one_by_one, const Loops& lo
     if (added > 0) step.shortcut = shortcut.data();
     step.x = x.data(), step.y = y.data(), step.actions = actions.data(), step.out = outs.data();
     step.x_before = x_before.data(), step.y_before = y_before.data();
-    step.actions_before = before.data(), step.late = late.data(), step.averages = averages.data();
+    step.late = late.data(), step.averages = averages.data();
     run_block(step, loops, workers, parallel, images);
     for (int64_t b = 0; b < p.batch && p.averages != nullptr; ++b) {
       std::copy_n(averages.begin() + b * pad(p.features), pad(p.features), p.averages + (b * p.frames + t) * pad(p.features));
     }
     for (int64_t b = 0; b < p.batch; ++b) std::copy_n(outs.begin() + b * out, out, p.out + (b * p.frames + t) * out);
-    for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<int8_t>(actions[i] + 1);
     x_before.swap(x), y_before.swap(y);
   }
 }
@@ -125,7 +124,7 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
   std::vector<int8_t> actions(total * p.width);
   for (int8_t& action : actions) action = static_cast<int8_t>(alone < 3 ? alone : draw(0, 2));
   // Where nothing is computed nothing may be read: it would show as NaN.
-  std::vector<float> between(total * h * w * pad(p.width), NAN), out(total * out_pixels * pad(p.features), NAN);
+  std::vector<float> between(total * p.y_frame(), NAN), out(total * out_pixels * pad(p.features), NAN);
   std::vector<float> z(total * out_pixels * pad(p.middle), NAN), averages(total * pad(p.features), NAN);
   p.x = x.data(), p.weights1 = weights1.data(), p.bias1 = bias1.data();
   p.weights2 = weights2.data(), p.bias2 = bias2.data(), p.actions = actions.data();

@@ -1,5 +1,6 @@
 """One native call gives what a block's parts give, of any shape, on any kind of CPU."""
 
+import dataclasses
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
@@ -31,7 +32,7 @@ def levels():
     found = []
     for level in LEVELS:
         try:
-            jax.block_until_ready(compact_block(x, weights, actions, (1, 1), level=level))
+            jax.block_until_ready(compact_block(x, weights, actions, level=level))
             found.append(level)
         except jax.errors.JaxRuntimeError as error:
             assert "level: expected instructions that this CPU has" in str(error)
@@ -104,21 +105,20 @@ def test_a_block_is_its_parts(data):
     with mock.patch.object(block, "WIDE", draw(st.sampled_from([1, 1000]), label="tiles")):
         weights = pack_block(arrays[:2], arrays[2:], conv3, project, strides)
     x, actions = jnp.asarray(x), jnp.asarray(actions)
-    rest = (m, o), strides, shortcut, level
-    found, averages = compact_block(x, weights, actions, *rest)
+    found, averages = compact_block(x, weights, actions, shortcut, level)
     assert_same(found, wanted)
-    assert_same(frame_by_frame(x, actions, weights, *rest), wanted)
+    assert_same(frame_by_frame(x, actions, weights, shortcut, level), wanted)
     if third:
         np.testing.assert_allclose(averages, wanted.mean((2, 3)), rtol=0, atol=1e-5 * np.abs(wanted).max())
     else:
         assert averages is None
 
 
-def frame_by_frame(x, actions, weights, channels, strides, shortcut, level="best"):
-    before, outs = before_first(x[:, 0], weights, strides), []
+def frame_by_frame(x, actions, weights, shortcut, level):
+    before, outs = before_first(x[:, 0], weights), []
     for t in range(x.shape[1]):
         more = None if shortcut is None else shortcut[:, t]
-        before, out, _ = compact_step(x[:, t], weights, actions[:, t], before, channels, strides, more, level)
+        before, out, _ = compact_step(x[:, t], weights, actions[:, t], before, more, level)
         outs.append(out)
     return jnp.stack(outs, 1)
 
@@ -129,9 +129,9 @@ def test_some_actions_alone(level, shares):
     if level not in levels():
         pytest.skip(f"this CPU has no {level}")
     x, actions, arrays = drawn(np.random.default_rng(0), (2, 3, 5, 7), (16, 80, 72), (3, 3), shares)
-    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (72, 72), level=level)
+    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), level=level)
     assert_same(found, expected(x, actions, arrays, (1, 1)))
-    steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), both(arrays), (72, 72), (1, 1), None, level)
+    steps = frame_by_frame(jnp.asarray(x), jnp.asarray(actions), both(arrays), None, level)
     assert_same(steps, found)
     if shares[SKIP] == 1:
         np.testing.assert_array_equal(found, np.broadcast_to(arrays[-1], found.shape))
@@ -139,7 +139,7 @@ def test_some_actions_alone(level, shares):
 
 def test_more_weights_than_the_cache_takes_at_once():
     x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 7, 7), (600, 700, 16), (3, 3))
-    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions), (16, 16))
+    found, _ = compact_block(jnp.asarray(x), both(arrays), jnp.asarray(actions))
     assert_same(found, expected(x, actions, arrays, (1, 1)))
 
 
@@ -155,11 +155,11 @@ def test_streams_start_anew_each_for_itself():
     )
     before = before_first(steps[0][0], weights)
     for x_t, actions_t in steps[:2]:
-        before, _, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
+        before, _, _ = compact_step(x_t, weights, actions_t, before)
     before = jax.tree.map(lambda a: a.at[0].set(0), before)
     found = []
     for x_t, actions_t in steps[2:]:
-        before, out, _ = compact_step(x_t, weights, actions_t, before, (8, 8))
+        before, out, _ = compact_step(x_t, weights, actions_t, before)
         found.append(out)
     found = np.stack(found, 1)
     assert_same(jnp.asarray(found[:1]), expected(x[:1, 2:], actions[:1, 2:], arrays, (1, 1)))
@@ -168,10 +168,10 @@ def test_streams_start_anew_each_for_itself():
 
 def test_threads_and_devices_at_once():
     """Each call gives, bit for bit, what it gives alone."""
-    random, run = np.random.default_rng(0), jax.jit(compact_block, static_argnums=3)
+    random, run = np.random.default_rng(0), jax.jit(compact_block)
     cases = [drawn(random, (2, 3, 9, 9), (16, 70, 33), (3, 3)) for _ in range(8)]
     cases = [(jnp.asarray(x), both(arrays), jnp.asarray(actions)) for x, actions, arrays in cases]
-    alone = [np.asarray(run(*case, (33, 33))[0]) for case in cases]
+    alone = [np.asarray(run(*case)[0]) for case in cases]
     devices = jax.devices()
     assert len(devices) > 1
 
@@ -179,7 +179,7 @@ def test_threads_and_devices_at_once():
         case = cases[i % len(cases)]
         if i % 2:
             case = jax.device_put(case, devices[i % len(devices)])
-        return np.asarray(run(*case, (33, 33))[0])
+        return np.asarray(run(*case)[0])
 
     with ThreadPoolExecutor(8) as pool:
         for i, found in enumerate(pool.map(call, range(64))):
@@ -191,7 +191,7 @@ def test_nan_stays_in_its_frame_and_in_what_is_reused():
     x[0, 1, 2, 2] = np.nan
     for action, seen in ((KEEP, [1]), (REUSE, [2]), (SKIP, [])):
         actions = jnp.full((1, 3, 5), action, jnp.int8)
-        found, _ = compact_block(jnp.asarray(x), both(arrays), actions, (4, 4))
+        found, _ = compact_block(jnp.asarray(x), both(arrays), actions)
         assert [t for t in range(3) if np.isnan(found[0, t]).any()] == seen
 
 
@@ -207,22 +207,33 @@ def test_mistakes():
     x, actions, arrays = drawn(np.random.default_rng(0), (1, 2, 4, 4), (3, 5, 4), (3, 3))
     x, actions, weights = jnp.asarray(x), jnp.asarray(actions), both(arrays)
     with pytest.raises(UserError, match="unknown level 'sse'"):
-        compact_block(x, weights, actions, (4, 4), level="sse")
+        compact_block(x, weights, actions, level="sse")
     with pytest.raises(UserError, match="x: expected float32, found bfloat16"):
-        compact_block(x.astype(jnp.bfloat16), weights, actions, (4, 4))
+        compact_block(x.astype(jnp.bfloat16), weights, actions)
     with pytest.raises(UserError, match="shortcut: expected 4 channels, found 3"):
-        compact_block(x, weights, actions, (4, 4), shortcut=x)
+        compact_block(x, weights, actions, shortcut=x)
     small = jnp.ones((1, 2, 3, 4, 4))
+
+    def other(**sizes):
+        return x, dataclasses.replace(weights, **sizes), actions
+
+    sizes = "weights: expected those of the block's sizes"
     wrong = {
-        "actions: expected 0, 1 or 2": (x, weights, actions + 1, (4, 4)),
-        r"actions: expected \(B, T, C\)": (x, weights, actions[:, :1], (4, 4)),
-        "weights1": (x[..., :2], weights, actions, (4, 4)),
-        "weights2": (x, weights, actions, (65, 65)),
-        "bias2": (x, weights._replace(bias2=weights.bias2[:-1]), actions, (4, 4)),
-        "features: expected those of the second": (x, weights, actions, (4, 3)),
-        "shortcut: expected the output's shape": (x, weights, actions, (4, 4), (1, 1), small),
-        "strides": (x, weights, actions, (4, 4), (32, 1)),
+        "actions: expected 0, 1 or 2": [(x, weights, actions + 1)],
+        r"actions: expected \(B, T, C\)": [(x, weights, actions[:, :1])],
+        sizes: [
+            (x[..., :2], weights, actions),
+            (x, weights, actions[..., :4]),
+            other(middle=65, features=65),
+            other(data=weights.data[:-1]),
+            other(sides=(0, 6)),
+        ],
+        "features: expected those of the second": [other(features=3)],
+        "shortcut: expected the output's shape": [(x, weights, actions, small)],
+        "strides": [other(strides=(32, 1))],
+        "sides": [other(sides=(5, 6)), other(strides=(2, 1))],
     }
-    for message, arguments in wrong.items():
-        with pytest.raises(jax.errors.JaxRuntimeError, match=f"adafuse_jax: {message}"):
-            jax.block_until_ready(compact_block(*arguments))
+    for message, calls in wrong.items():
+        for arguments in calls:
+            with pytest.raises(jax.errors.JaxRuntimeError, match=f"adafuse_jax: {message}"):
+                jax.block_until_ready(compact_block(*arguments))

@@ -110,3 +110,7 @@ def test_mistakes():
         compact_policy(x, v, weights, 4, level="sse")
     with pytest.raises(jax.errors.JaxRuntimeError, match="v_before"):
         jax.block_until_ready(compact_policy(x, v[:, :9], weights, 4))
+    fewer = {"kernels": weights.kernels[:-1], "norm": weights.norm[:, :-1]}
+    for name, array in fewer.items():
+        with pytest.raises(jax.errors.JaxRuntimeError, match="kernels: expected those of the network's"):
+            jax.block_until_ready(compact_policy(x, v, weights._replace(**{name: array}), 4))
