@@ -162,74 +162,83 @@ inline int64_t out_size(int64_t size, int64_t kernel, int64_t stride) {
   return (size + 2 * (kernel / 2) - kernel) / stride + 1;
 }
 
+// Numbers of channels or columns, which a plan holds.
+struct List {
+  const int32_t* data = nullptr;
+  int64_t count = 0;
+};
+
 // Channels of an image that conv1 computes, into columns of y.
 struct Made {
   const float* x;
   float* y;
-  std::vector<int32_t> channels;
+  List channels;
 };
 
-// Channels that conv2 reads, and the columns of y where they are.
+// Channels that conv2 reads, and the columns of y where they are, which ascend.
 struct Read {
-  const float* y;
-  std::vector<int32_t> channels, columns;
+  const float* y = nullptr;
+  List channels;
+  const int32_t* columns = nullptr;
 };
 
 struct Plan {
+  std::vector<int32_t> numbers;
   std::vector<Made> made;
   std::vector<std::array<Read, 3>> read;  // by each frame: kept, reused, and reused but computed late
 };
 
 inline Plan plan(const Block& p) {
-  const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features;
-  const int64_t y_frame = p.y_frame();
+  enum Use : int8_t { HERE = 1, NEXT = 2, BOTH = HERE + NEXT, EARLIER = 4, LATE = 5 };  // which frame's conv2 reads it
+  const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features, y_frame = p.y_frame();
+  const int64_t total = p.batch * p.frames, of_frame = (p.y_before != nullptr ? 3 : 1) * p.width;
   Plan all;
-  all.read.resize(p.batch * p.frames);
-  std::vector<int32_t> before(p.width), now(p.width);  // column of each channel; -1: not computed
-  for (int64_t b = 0; b < p.batch; ++b) {
-    const float* earlier = nullptr;
-    const float* carried = nullptr;
-    Made late{};
-    if (p.y_before != nullptr) {
-      carried = p.y_before + b * y_frame;
-      earlier = carried + p.columns();
-      late.x = p.x_before + b * in_frame;
-      late.y = p.late + b * y_frame;
-      int32_t kept = 0;
-      for (int64_t c = 0; c < p.width; ++c) before[c] = earlier[c] == KEEP + 1 ? kept++ : -1;
+  all.numbers.resize(p.width + total * of_frame + 1);
+  all.made.reserve(2 * total);
+  all.read.resize(total);
+  std::iota(all.numbers.begin(), all.numbers.begin() + p.width, 0);
+  const int32_t* const counted = all.numbers.data();
+  int32_t* end = all.numbers.data() + p.width;
+  std::vector<int8_t> uses(p.width);
+  // Lists the channels of a use. Without branches: what comes can't be foreseen.
+  const auto list = [&](int8_t use, const auto& number) {
+    int32_t* const begin = end;
+    for (int64_t c = 0; c < p.width; ++c) {
+      *end = static_cast<int32_t>(number(c));
+      end += uses[c] == use;
     }
-    for (int64_t t = 0; t < p.frames; ++t) {
-      const int64_t frame = b * p.frames + t;
-      const int8_t* actions = p.actions + frame * p.width;
-      const int8_t* next = t + 1 < p.frames ? actions + p.width : nullptr;
-      Made made{p.x + frame * in_frame, p.y + frame * y_frame, {}};
-      auto& [kept, reused, reused_late] = all.read[frame];
-      kept.y = made.y;
-      reused.y = t > 0 ? made.y - y_frame : carried;
-      reused_late.y = late.y;
-      for (int64_t c = 0; c < p.width; ++c) {
-        const bool needed = actions[c] == KEEP || (next && next[c] == REUSE);
-        const int32_t channel = static_cast<int32_t>(c);
-        now[c] = needed ? static_cast<int32_t>(made.channels.size()) : -1;
-        if (needed) made.channels.push_back(channel);
-        if (actions[c] == KEEP) {
-          kept.channels.push_back(channel);
-          kept.columns.push_back(now[c]);
-        } else if (actions[c] == REUSE && (t > 0 || (earlier && earlier[c] != 0))) {  // else it is zero
-          if (before[c] >= 0) {
-            reused.channels.push_back(channel);
-            reused.columns.push_back(before[c]);
-          } else {
-            reused_late.channels.push_back(channel);
-            reused_late.columns.push_back(static_cast<int32_t>(late.channels.size()));
-            late.channels.push_back(channel);
-          }
-        }
-      }
-      std::swap(before, now);
-      all.made.push_back(std::move(made));
+    return List{begin, end - begin};
+  };
+  const auto itself = [](int64_t c) { return c; };
+  for (int64_t frame = 0; frame < total; ++frame) {
+    const int64_t b = frame / p.frames, t = frame % p.frames;
+    const int8_t* const actions = p.actions + frame * p.width;
+    auto& [kept, reused, late] = all.read[frame];
+    for (int64_t c = 0; c < p.width; ++c) uses[c] = actions[c] == KEEP ? HERE : 0;
+    if (t + 1 < p.frames) {
+      const int8_t* const next = actions + p.width;
+      for (int64_t c = 0; c < p.width; ++c) uses[c] = static_cast<int8_t>(uses[c] + (next[c] == REUSE ? NEXT : 0));
     }
-    if (!late.channels.empty()) all.made.push_back(std::move(late));
+    // In this order each frame reads columns side by side.
+    const List here = list(HERE, itself), both = list(BOTH, itself), next = list(NEXT, itself);
+    Made made{p.x + frame * in_frame, p.y + frame * y_frame, {here.data, here.count + both.count + next.count}};
+    kept = {made.y, {here.data, here.count + both.count}, counted};
+    if (t + 1 < p.frames) all.read[frame + 1][1] = {made.y, {both.data, both.count + next.count}, counted + here.count};
+    all.made.push_back(made);
+    if (p.y_before == nullptr) continue;
+    const float* const y = p.y_before + b * y_frame;
+    const float* const earlier = y + p.columns();
+    for (int64_t c = 0; c < p.width; ++c) {
+      const bool there = earlier[c] != 0;  // else what is reused is zero
+      uses[c] = actions[c] == REUSE && there ? (earlier[c] == KEEP + 1 ? EARLIER : LATE) : 0;
+    }
+    int64_t column = 0;
+    const List channels = list(EARLIER, itself);
+    const List columns = list(EARLIER, [&](int64_t c) { return earlier[c] == KEEP + 1 ? column++ : column; });
+    reused = {y, channels, columns.data};
+    const List more = list(LATE, itself);
+    late = {p.late + b * y_frame, more, counted};
+    if (more.count > 0) all.made.push_back({p.x_before + b * in_frame, p.late + b * y_frame, more});
   }
   return all;
 }
@@ -341,7 +350,7 @@ void run_in_dots(const Block& p, std::vector<Made> images, const Loops& loops, i
   }
   // Outputs at a time, so that their weights stay in the cache; of an image about as many each time.
   const int64_t at_once = std::max<int64_t>(GROUP, CACHED / (taps * conv.pitch) / 4 * 4);
-  const auto count_of = [&](int64_t i) { return static_cast<int64_t>(images[i].channels.size()); };
+  const auto count_of = [&](int64_t i) { return images[i].channels.count; };
   const auto parts_of = [&](int64_t i) { return divide_up(count_of(i), at_once); };
   const std::vector<Job> jobs = jobs_of(total, parts_of, conv.out_height * conv.out_width, workers);
   parallel(static_cast<int64_t>(jobs.size()), [&](int64_t i, int64_t) {
@@ -349,7 +358,7 @@ void run_in_dots(const Block& p, std::vector<Made> images, const Loops& loops, i
     const Made& image = images[job.image];
     const int64_t each = divide_up(divide_up(count_of(job.image), 4), parts_of(job.image)) * 4;
     const int64_t first = job.panel * each, count = std::min(each, count_of(job.image) - first);
-    loops.run_dots({conv, image.x, zeros.data(), weights, p.bias1, image.channels.data() + first, count,
+    loops.run_dots({conv, image.x, zeros.data(), weights, p.bias1, image.channels.data + first, count,
                     image.y + first, p.conv2.pitch}, job.begin, job.end);
   });
 }
@@ -417,8 +426,8 @@ void run_images(const Block& p, const std::vector<Made>& made, const std::vector
       int num_sources = 0;
       int64_t rows = 0;
       for (const Read& from : read[job.image]) {
-        const auto count = static_cast<int64_t>(from.channels.size());
-        if (count > 0) sources[num_sources++] = {from.y, from.columns.data(), from.channels.data(), count};
+        const auto [channels, count] = from.channels;
+        if (count > 0) sources[num_sources++] = {from.y, from.columns, channels, count};
         rows += count;
       }
       const int64_t first = job.panel * PANEL;

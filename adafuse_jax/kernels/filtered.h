@@ -76,8 +76,8 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
   const int64_t v_step = filled * pitch + GROUP, m_step = GROUP * pitch + GROUP;  // not all in one set of the cache
   Work work{{}, frequencies, 0, frequencies * v_step, frequencies * m_step, 0, false, divide_up(inputs, PANEL)};
   for (int64_t i = 0; i < static_cast<int64_t>(images.size()); ++i) {
-    if (images[i].channels.empty()) continue;
-    work.units = std::max(work.units, divide_up(static_cast<int64_t>(images[i].channels.size()), GROUP));
+    if (images[i].channels.count == 0) continue;
+    work.units = std::max(work.units, divide_up(images[i].channels.count, GROUP));
     for (int64_t tile = 0; tile < shape.count(); tile += pitch) {
       work.blocks.push_back({i, tile, std::min(tile + pitch, shape.count()), work.all});
       work.all += work.v_size;
@@ -86,8 +86,7 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
   work.weighty = frequencies * p.width * inputs > work.all;
   // Of a unit, those that an image needs.
   const auto rows = [&](const Tiling& block, int64_t unit) {
-    const auto needed = static_cast<int64_t>(images[block.image].channels.size());
-    return std::clamp<int64_t>(needed - unit * GROUP, 0, GROUP);
+    return std::clamp<int64_t>(images[block.image].channels.count - unit * GROUP, 0, GROUP);
   };
   const auto transform = [&](const Tiling& block, int64_t slice, int64_t slices, float* v) {
     const Range groups(divide_up(inputs, GROUP), slice, slices);
@@ -100,31 +99,43 @@ void filter_columns(const Block& p, const std::vector<Made>& images, const Loops
                            int64_t) {
     const int64_t size = p.width * inputs, soon = f + 1 < frequencies ? size : 0;
     loops.turned({v + f * v_step, inputs, pitch, block.tiles(), p.weights1 + f * size,
-                  images[block.image].channels.data() + unit * GROUP, rows(block, unit), m + f * m_step, soon});
+                  images[block.image].channels.data + unit * GROUP, rows(block, unit), m + f * m_step, soon});
   };
   const auto finish = [&](const Tiling& block, int64_t unit, float* m) {
     const Made& image = images[block.image];
     float bias[GROUP] = {0.0f};
-    for (int64_t i = 0; i < rows(block, unit); ++i) bias[i] = p.bias1[image.channels[unit * GROUP + i]];
+    for (int64_t i = 0; i < rows(block, unit); ++i) bias[i] = p.bias1[image.channels.data[unit * GROUP + i]];
     transforms.outputs_turned({m, m_step, pitch}, rows(block, unit), bias, shape, block.begin, block.end,
                               image.y + unit * GROUP, p.conv2.pitch);
   };
   filter_blocks(work, workers, parallel, transform, product, finish);
 }
 
-// All columns that conv2 reads of an image, as if those of its sources lay side by side.
+// The columns that conv2 reads of an image, as if they lay side by side: groups of 16, without those of which none is
+// read.
 struct Columns {
+  struct Part {
+    const float* y;
+    int64_t width;
+  };
+  std::vector<Part> parts;
   std::vector<int32_t> columns, channels;
-  std::array<int64_t, 3> widths{};  // of the sources
-  int64_t width = 0;
+  int64_t width = 0;  // of all parts
 
   explicit Columns(const std::array<Read, 3>& read) {
-    for (int s = 0; s < 3; ++s) {
-      const Read& from = read[s];
-      if (from.columns.empty()) continue;
-      for (const int32_t column : from.columns) columns.push_back(column + static_cast<int32_t>(width));
-      channels.insert(channels.end(), from.channels.begin(), from.channels.end());
-      width += widths[s] = pad(*std::max_element(from.columns.begin(), from.columns.end()) + 1);
+    for (const Read& from : read) {
+      const auto [data, count] = from.channels;
+      channels.insert(channels.end(), data, data + count);
+      int32_t end = -1;  // of the groups so far
+      for (int64_t i = 0; i < count; ++i) {
+        const int32_t column = from.columns[i], group = column / GROUP * GROUP;
+        if (group >= end) {
+          if (group > end) parts.push_back({from.y + group, 0});
+          parts.back().width += GROUP, width += GROUP;
+          end = group + GROUP;
+        }
+        columns.push_back(static_cast<int32_t>(width) + column - end);
+      }
     }
   }
 };
@@ -161,12 +172,12 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
     const Range some(block.tiles(), slice, slices);
     const Columns& columns = all[block.image];
     v += some.begin * columns.width;
-    for (int s = 0; s < 3; ++s) {
+    for (const Columns::Part& part : columns.parts) {
       Tiles tiles = shape;
-      tiles.image = read[block.image][s].y;
-      tiles.channels = columns.widths[s];
+      tiles.image = part.y;
+      tiles.channels = part.width;
       transforms.inputs(tiles, block.begin + some.begin, block.begin + some.end, {v, v_step(block), columns.width});
-      v += columns.widths[s];
+      v += part.width;
     }
   };
   const auto lanes = [&](int64_t panel) {

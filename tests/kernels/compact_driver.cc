@@ -123,6 +123,9 @@ bool correct_block(unsigned seed, int64_t level, Pool& pool) {
   const int64_t alone = draw(0, 8);
   std::vector<int8_t> actions(total * p.width);
   for (int8_t& action : actions) action = static_cast<int8_t>(alone < 3 ? alone : draw(0, 2));
+  if (draw(0, 2) == 0) {  // by groups: there are whole vectors that aren't read
+    for (int64_t i = 0; i < total * p.width; ++i) actions[i] = actions[i - i % p.width % GROUP];
+  }
   // Where nothing is computed nothing may be read: it would show as NaN.
   std::vector<float> between(total * p.y_frame(), NAN), out(total * out_pixels * pad(p.features), NAN);
   std::vector<float> z(total * out_pixels * pad(p.middle), NAN), averages(total * pad(p.features), NAN);

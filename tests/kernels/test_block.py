@@ -91,6 +91,8 @@ def test_a_block_is_its_parts(data):
     strides = draw(st.tuples(*[st.integers(1, 3)] * 2), label="strides")
     random = np.random.default_rng(draw(st.integers(0, 99)))
     x, actions, arrays = drawn(random, sizes, (i, c, m), kernels)
+    group = draw(st.sampled_from([1, 16]), label="group")  # of 16: there are whole vectors that aren't read
+    actions = np.repeat(actions[..., ::group], group, -1)[..., :c]
     wanted = expected(x, actions, arrays, strides)
     normal = functools.partial(random.standard_normal, dtype=np.float32)
     conv3 = (normal((1, 1, m, o)), normal(o)) if third else None
