@@ -61,20 +61,37 @@ TARGET static inline void transpose(Vector (&rows)[LANES]) {
   if constexpr (S > 1) transpose<S / 2>(rows);
 }
 
+// Brings in what a tile reads and those before it don't, of the vector of channels at `c`: images come from the memory,
+// or another core's cache, and their rows of a few pixels aren't foreseen.
+template <int SIDE>
+TARGET FETCHES static void fetch_tile(const float* const* in, int64_t c) {
+  if (c % LINE > 0) return;
+  UNROLL for (int i = 2; i < SIDE; ++i) {
+    UNROLL for (int j = 2; j < SIDE; ++j) fetch(in[SIDE * i + j] + c);
+  }
+}
+
 // V of the tiles from `begin` to `end`: by frequency and tile, channels side by side.
 template <int SIDE>
 TARGET static void inputs(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
+  const float* both[2][SIDE * SIDE];
+  if (begin < end) tiles.pixels(begin, both[begin % 2]);
   for (int64_t tile = begin; tile < end; ++tile) {
-    const float* in[SIDE * SIDE];
-    tiles.pixels(tile, in);
+    const float* const* const in = both[tile % 2];
+    const float** const next = both[(tile + 1) % 2];
+    if (tile + 1 < end) tiles.pixels(tile + 1, next);
     float* to = v.data + (tile - begin) * v.row;
-    for (int64_t c = 0; c < tiles.channels; c += LANES) transform<SIDE>(in, c, tiles.channels, to + c, v.step);
+    for (int64_t c = 0; c < tiles.channels; c += LANES) {
+      if (tile + 1 < end) fetch_tile<SIDE>(next, c);
+      transform<SIDE>(in, c, tiles.channels, to + c, v.step);
+    }
   }
 }
 
 // The same by frequency and channel, tiles side by side; as many as fill vectors, zeros behind the last one.
 template <int SIDE>
 TARGET static void inputs_turned(const Tiles& tiles, int64_t begin, int64_t end, const Spectrum& v) {
+  constexpr int SOON = 4;  // tiles
   alignas(64) float some[SIDE * SIDE][LANES][LANES];
   for (int64_t first = begin; first < end; first += LANES) {
     const auto count = static_cast<int>(std::min<int64_t>(LANES, end - first));
@@ -82,7 +99,14 @@ TARGET static void inputs_turned(const Tiles& tiles, int64_t begin, int64_t end,
     for (int r = 0; r < count; ++r) tiles.pixels(first + r, in[r]);
     if (count < LANES) __builtin_memset(some, 0, sizeof(some));
     for (int64_t c = 0; c < tiles.channels; c += LANES) {
-      for (int r = 0; r < count; ++r) transform<SIDE>(in[r], c, tiles.channels, some[0][r], LANES * LANES);
+      for (int r = 0; r < count; ++r) {
+        if (r + SOON < count) {
+          fetch_tile<SIDE>(in[r + SOON], c);
+        } else if (c + LANES < tiles.channels) {
+          fetch_tile<SIDE>(in[(r + SOON) % count], c + LANES);
+        }
+        transform<SIDE>(in[r], c, tiles.channels, some[0][r], LANES * LANES);
+      }
       for (int f = 0; f < SIDE * SIDE; ++f) {
         Vector rows[LANES];
         for (int r = 0; r < LANES; ++r) rows[r] = get(some[f][r]);
@@ -149,6 +173,20 @@ TARGET static void turned(const TurnedProduct& p) {
   for (; lane < p.tiles; lane += FEWER) turned_rows<Half, 1>(p, lane);
 }
 
+// Brings in where a tile's outputs go, and what is added to them; not for tiles that the image's end cuts.
+template <int OUTS>
+TARGET FETCHES static void fetch_outputs(const Corner& corner, int64_t width, const float* initial, float* out,
+                                         int64_t pitch) {
+  if (corner.height < OUTS || corner.width < OUTS) return;
+  UNROLL for (int i = 0; i < OUTS; ++i) {
+    const int64_t at = (corner.pixel + i * width) * pitch;
+    if (initial != nullptr) {
+      UNROLL for (int j = 0; j < OUTS; ++j) fetch(initial + at + j * pitch);
+    }
+    UNROLL for (int j = 0; j < OUTS; ++j) fetch_to_write(out + at + j * pitch);
+  }
+}
+
 // y = relu(A^T M A + bias) of up to 16 outputs, into columns of the image's pixels.
 template <int SIDE>
 TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float* bias, const Tiles& tiles,
@@ -163,6 +201,9 @@ TARGET static void outputs_turned(const Spectrum& m, int64_t count, const float*
       Corner corners[LANES];
       for (int lane = 0; lane < lanes; ++lane) corners[lane] = tiles.corner(first + lane);
       for (int r = 0; r < some_rows; ++r) {
+        for (int lane = r; lane < lanes && row % LINE == 0; lane += some_rows) {
+          fetch_outputs<OUTS>(corners[lane], tiles.width, nullptr, y + row, pitch);
+        }
         Vector out[OUTS][OUTS];
         transform_back<SIDE>(m.data + (row + r) * m.row + first - begin, m.step, out);
         UNROLL for (int i = 0; i < OUTS; ++i) {
@@ -244,8 +285,10 @@ template <int SIDE>
 TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t begin, int64_t end, const Finish& to) {
   constexpr int OUTS = SIDE - 2;
   for (int64_t tile = begin; tile < end; ++tile) {
-    const Corner corner = tiles.corner(tile);
+    const Corner corner = tiles.corner(tile), next = tiles.corner(tile + 1);
     for (int c = 0; c < to.lanes; c += LANES) {
+      const float* const initial = to.initial == nullptr ? nullptr : to.initial + c;
+      if (c % LINE == 0) fetch_outputs<OUTS>(next, tiles.width, initial, to.out + c, to.pitch);
       Vector out[OUTS][OUTS];
       transform_back<SIDE>(m.data + (tile - begin) * m.row + c, m.step, out);
       const Vector bias = get(to.bias + c);
@@ -254,7 +297,7 @@ TARGET static void outputs_of(const Spectrum& m, const Tiles& tiles, int64_t beg
           if (i >= corner.height || j >= corner.width) continue;
           const int64_t pixel = corner.pixel + i * tiles.width + j;
           Vector x = out[i][j] + bias;
-          if (to.initial != nullptr) x += get(to.initial + pixel * to.pitch + c);
+          if (initial != nullptr) x += get(initial + pixel * to.pitch);
           put(to.out + pixel * to.pitch + c, to.relu ? positive(x) : x);
         }
       }
