@@ -193,11 +193,11 @@ inline Plan plan(const Block& p) {
   const int64_t in_frame = p.conv1.height * p.conv1.width * p.in_features, y_frame = p.y_frame();
   const int64_t total = p.batch * p.frames, of_frame = (p.y_before != nullptr ? 3 : 1) * p.width;
   Plan all;
-  all.numbers.resize(p.width + total * of_frame + 1);
+  all.numbers.resize(p.width + total * of_frame + 1);  // a list writes one more than it holds
   all.made.reserve(2 * total);
   all.read.resize(total);
   std::iota(all.numbers.begin(), all.numbers.begin() + p.width, 0);
-  const int32_t* const counted = all.numbers.data();
+  const int32_t* const rising = all.numbers.data();
   int32_t* end = all.numbers.data() + p.width;
   std::vector<int8_t> uses(p.width);
   // Lists the channels of a use. Without branches: what comes can't be foreseen.
@@ -222,8 +222,8 @@ inline Plan plan(const Block& p) {
     // In this order each frame reads columns side by side.
     const List here = list(HERE, itself), both = list(BOTH, itself), next = list(NEXT, itself);
     Made made{p.x + frame * in_frame, p.y + frame * y_frame, {here.data, here.count + both.count + next.count}};
-    kept = {made.y, {here.data, here.count + both.count}, counted};
-    if (t + 1 < p.frames) all.read[frame + 1][1] = {made.y, {both.data, both.count + next.count}, counted + here.count};
+    kept = {made.y, {here.data, here.count + both.count}, rising};
+    if (t + 1 < p.frames) all.read[frame + 1][1] = {made.y, {both.data, both.count + next.count}, rising + here.count};
     all.made.push_back(made);
     if (p.y_before == nullptr) continue;
     const float* const y = p.y_before + b * y_frame;
@@ -237,7 +237,7 @@ inline Plan plan(const Block& p) {
     const List columns = list(EARLIER, [&](int64_t c) { return earlier[c] == KEEP + 1 ? column++ : column; });
     reused = {y, channels, columns.data};
     const List more = list(LATE, itself);
-    late = {p.late + b * y_frame, more, counted};
+    late = {p.late + b * y_frame, more, rising};
     if (more.count > 0) all.made.push_back({p.x_before + b * in_frame, p.late + b * y_frame, more});
   }
   return all;
@@ -548,7 +548,8 @@ ffi::Error compact_block(ffi::ThreadPool pool, int64_t kernel1, int64_t stride1,
                          Input x_before, Input y_before, Output out, Output y, Output z, Output late,
                          Output averages) {
   const auto dims = x.dimensions();
-  if (dims.size() != 5 || actions.dimensions().size() != 3) return wrong("x: expected (B, T, H, W, C)");
+  if (dims.size() != 5) return wrong("x: expected (B, T, H, W, C)");
+  if (actions.dimensions().size() != 3) return wrong("actions: expected (B, T, C)");
   Block p{};
   p.batch = dims[0], p.frames = dims[1], p.in_features = dims[4];
   p.width = actions.dimensions()[2], p.middle = middle, p.features = features;
