@@ -10,6 +10,7 @@ import av
 import jax
 import numpy as np
 import pytest
+import rtsp
 from test_predict import CONFIG, FRAMES, SIZE, trained, workdir, write_video  # noqa: F401
 
 from adafuse_jax import cli, flops
@@ -122,6 +123,37 @@ def test_an_address(video, clip):
         server.shutdown()
 
 
+def test_a_camera_on_the_network(video, clip):
+    with rtsp.Server(np.concatenate([clip, clip])) as camera:
+        found = list(live.frames(camera.address, 25))
+    assert found[0].time == 0
+    assert [moment.time for moment in found] == sorted(moment.time for moment in found)
+    for moment in found:  # colours are rounded in another space
+        expected = clip[round(25 * moment.time) % FRAMES]
+        np.testing.assert_allclose(moment.image.astype(int), expected.astype(int), atol=3)
+    np.testing.assert_allclose(found[-1].time, (2 * FRAMES - 1) / 25, atol=1e-3)
+
+
+def test_a_camera_that_falls_silent(clip, monkeypatch):
+    monkeypatch.setattr(live, "TIMEOUT", 3.0)
+    message = r"rtsp.*: expected to read it, found: nothing for 3 s"
+    with rtsp.Server(clip, goodbye=False) as camera, pytest.raises(UserError, match=message):
+        found = live.frames(camera.address, 25)
+        assert next(found).time == 0
+        list(found)
+
+
+def test_any_failure_of_what_is_live_is_told(clip):
+    """Not only what users can mend: whoever waits for the next frame would wait for ever."""
+
+    def moments():
+        yield live.Moment(0.0, clip[0], True)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(live._newest(moments()))
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -149,6 +181,16 @@ def test_the_command(workdir, video, tmp_path, capsys):  # noqa: F811
         written = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         assert container.streams.video[0].average_rate == 25
     assert [frame.shape for frame in written] == [(SIZE, SIZE, 3)] * 8
+
+
+def test_the_summary_of_a_source_that_breaks_off(workdir, clip, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(live, "TIMEOUT", 3.0)
+    with rtsp.Server(clip, goodbye=False) as camera:
+        assert cli.main(["stream", camera.address, "--checkpoint", str(workdir), "--fps", "25"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"error: video {camera.address}: expected to read it, found: nothing for 3 s\n"
+    assert "\nframes   " in printed.out
+    assert "\nclip 1 " in printed.out
 
 
 @pytest.mark.parametrize(

@@ -72,20 +72,23 @@ def _stream(args: argparse.Namespace) -> None:
     frames = trained.config.data.num_frames if args.clip_frames is None else args.clip_frames
     watcher = Watcher(trained, frames, args.execution)
     screen, summary, seen = shown.Screen(sys.stdout), shown.Summary(watcher.dense_seconds), None
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        video = None
-        if args.out is not None:
-            rate = sources.rate(args.source) if every else args.fps
-            video = stack.enter_context(shown.Captioned(args.out, rate))
-        for moment in moments:
-            if moment.due:
-                seen = watcher(moment.image)
-                summary.add(seen)
-                screen.show(moment.time, seen)
-            if video is not None:
-                video.write(moment.image, seen)
-    print(summary)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+            video = None
+            if args.out is not None:
+                rate = sources.rate(args.source) if every else args.fps
+                video = stack.enter_context(shown.Captioned(args.out, rate))
+            for moment in moments:
+                if moment.due:
+                    seen = watcher(moment.image)
+                    summary.add(seen)
+                    screen.show(moment.time, seen)
+                if video is not None:
+                    video.write(moment.image, seen)
+    finally:  # of a source that breaks off, too
+        if seen is not None:
+            print(summary)
     if args.out is not None:
         print(f"written  {args.out}")
 

@@ -79,7 +79,9 @@ def _opened(source: str) -> Iterator[tuple[av.container.InputContainer, av.Video
         with open_video(name, **options) as opened:
             yield opened
     except UnreadableClip as error:
-        raise UserError(f"video {source}: expected to read it, found: {error.reason}") from error
+        silent = isinstance(error.__cause__, av.error.ExitError)  # how PyAV tells that time is up
+        reason = f"nothing for {TIMEOUT:.0f} s" if silent else error.reason
+        raise UserError(f"video {source}: expected to read it, found: {reason}") from error
 
 
 def _moments(source: str, per_second: float, every: bool) -> Iterator[Moment]:
@@ -100,7 +102,7 @@ def _moments(source: str, per_second: float, every: bool) -> Iterator[Moment]:
 
 
 def _newest(moments: Iterator[Moment]) -> Iterator[Moment]:
-    box: queue.Queue[Moment | BaseException | None] = queue.Queue(1)
+    box: queue.Queue[Moment | Exception | None] = queue.Queue(1)
     ended = threading.Event()
 
     def offer(item) -> None:
@@ -118,14 +120,14 @@ def _newest(moments: Iterator[Moment]) -> Iterator[Moment]:
                 if ended.is_set():
                     return
                 offer(moment)
-        except UserError as error:
+        except Exception as error:  # whatever it is, whoever waits for a frame is to hear of it
             end = error
         offer(end)
 
     threading.Thread(target=read, daemon=True, name="live").start()
     try:
         while (found := box.get()) is not None:
-            if isinstance(found, UserError):
+            if isinstance(found, Exception):
                 raise found
             yield found
     finally:

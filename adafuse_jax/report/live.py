@@ -72,7 +72,7 @@ class Screen:
 
 
 class Summary:
-    """The whole stream, in constant memory: the time frames took, their cost, what the last clips were.
+    """A stream of a frame or more, in constant memory: the time and cost of frames, what the last clips were.
 
     Args:
         dense_seconds: that a frame takes with everything computed, where what is seen is executed compactly.
@@ -94,8 +94,6 @@ class Summary:
         self._clips.pop(seen.clip - _CLIPS, None)
 
     def __str__(self) -> str:
-        if not self._frames:
-            return "frames   0"
         took, gmacs = np.array(self._took), self._gmacs / self._frames
         usual = np.median(took)
         seconds = (None, usual) if self._dense_seconds is None else (usual, self._dense_seconds)
