@@ -126,9 +126,20 @@ TARGET static void outputs(const Panel& p, int64_t begin, int64_t end, int lane,
   if constexpr (WIDE * LANES > GROUP) outputs<WIDE - 1>(p, begin, end, lane, lanes);
 }
 
+// The same for one pixel, for which registers hold more: weights come from the memory then, whole rows the sooner.
+template <int WIDE>
+TARGET static void outputs_alone(const Panel& p, int64_t pixel, int lane, int lanes) {
+  for (; lane + WIDE * LANES <= lanes; lane += WIDE * LANES) tile<1, WIDE>(p, pixel, lane);
+  if constexpr (WIDE * LANES > GROUP) outputs_alone<WIDE / 2>(p, pixel, lane, lanes);
+}
+
 // The first `groups` groups of 16 outputs of a panel, for the pixels from `begin` to `end`.
 TARGET static void run(const Panel& p, int64_t begin, int64_t end, int groups) {
-  outputs<VECTORS>(p, begin, end, 0, groups * GROUP);
+  if (end - begin == 1) {
+    outputs_alone<std::min(PANEL / LANES, 8)>(p, begin, 0, groups * GROUP);
+  } else {
+    outputs<VECTORS>(p, begin, end, 0, groups * GROUP);
+  }
 }
 
 // `ROWS` pixels of a row of outputs, see `Row`.
