@@ -1,8 +1,9 @@
 """What policies save of the time on the CPU, beside PyTorch: python -m benchmarks.inference [--turns 5 ...].
 
 Clips of 8 frames at once, and streams one frame after the other, through `adafuse_tsn_*` whose policies are
-drawn with given shares of skip, reuse and keep (policy networks still run): with everything computed (dense)
-and run compactly, where 0,0,1 computes everything, too. PyTorch's model is `tsn_*` of
+drawn with given shares of skip, reuse and keep (policy networks still run), or through a trained model by its
+own policies: with everything computed (dense) and run compactly, where 0,0,1 computes everything, too. Beside
+the times are the MACs that a policy leaves of dense ones. PyTorch's model is `tsn_*` of
 benchmarks/torch_model.py, dense and without policies, with BatchNorm folded, channels last, eager or compiled
 by inductor: the faster of the two counts (torch is no requirement of this package: `pip install torch
 --target DIR`, then `PYTHONPATH=DIR`; without it ours is timed alone). All in float32.
@@ -32,6 +33,7 @@ from benchmarks import processes
 CLASSES, FRAMES = 174, 8
 KINDS = ("clip", "stream")
 KEPT = "0,0,1"  # the policy by which compact execution computes all
+OWN = "its own"  # of a trained model
 
 
 def main() -> None:
@@ -42,8 +44,12 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--backbones", nargs="+", default=["r18", "r50"])
+    parser.add_argument("--checkpoint", type=Path, help="a run's workdir: its model, instead of --backbones")
+    parser.add_argument("--video", type=Path, help="a file for the checkpoint to look at; default: noise")
     parser.add_argument(
-        "--policies", nargs="+", default=[KEPT, ".35,.25,.4", ".5,.3,.2"], help="SKIP,REUSE,KEEP"
+        "--policies",
+        nargs="+",
+        help=f"SKIP,REUSE,KEEP; default: {KEPT} .35,.25,.4 .5,.3,.2, or of a checkpoint {KEPT} and {OWN!r}",
     )
     parser.add_argument(
         "--group_size", type=int, default=1, help="neighbouring channels that share an action"
@@ -59,6 +65,9 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="only the layers")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # framework, folder
     args = parser.parse_args()
+    args.policies = args.policies or [KEPT, *([OWN] if args.checkpoint else [".35,.25,.4", ".5,.3,.2"])]
+    if args.checkpoint:
+        args.backbones = [_backbone(args.checkpoint)]
     if args.one_core:
         args.threads = [1]
     if args.measure or args.one_core:
@@ -83,6 +92,15 @@ def main() -> None:
                     compare(args, frameworks, backbone, batch, threads, folder)
 
 
+def _backbone(checkpoint: Path) -> str:
+    """Of a run's model, which PyTorch's has to be like."""
+    name = json.loads((checkpoint / "config.json").read_text())["model"]["name"]
+    names = {f"adafuse_tsn_{backbone}": backbone for backbone in ("r18", "r50")}
+    if name not in names:
+        raise SystemExit(f"checkpoint {checkpoint}: expected one of {', '.join(names)}, found {name}")
+    return names[name]
+
+
 def compare(
     args: argparse.Namespace,
     frameworks: tuple[str, ...],
@@ -100,8 +118,8 @@ def compare(
         turns.append(found)
     times = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
     print(
-        f"\n{backbone}, {batch} x {args.image_size}x{args.image_size}, {threads} threads, groups of "
-        f"{args.group_size}, {args.turns} turns "
+        f"\n{backbone}, {args.checkpoint or f'groups of {args.group_size}'}, "
+        f"{batch} x {args.image_size}x{args.image_size}, {threads} threads, {args.turns} turns "
         f"of {args.steps}; load average {os.getloadavg()[0]:.1f}"
     )
     for kind in KINDS:
@@ -110,6 +128,8 @@ def compare(
         for way in [name.removeprefix(f"{kind} ") for name in times if name.startswith(kind)]:
             own = times[f"{kind} {way}"]
             line = f"  {kind:<7}{way:<22}{1e3 * np.median(own):>8.1f} ms"
+            if (share := f"MACs {way}") in times:
+                line += f"   MACs {np.median(times[share]):.3f}"
             for other in ("dense", f"compact {KEPT}", faster):
                 if f"{kind} {other}" in times and other != way:
                     line += f"   over {other} {_spread(own / times[f'{kind} {other}'])}"
@@ -127,6 +147,7 @@ def _in_its_own_process(
         "steps": args.steps,
         "group_size": args.group_size,
     }
+    options |= {name: of for name in ("checkpoint", "video") if (of := getattr(args, name))}
     arguments = ["--measure", framework, folder, *["--one_core"] * args.one_core]
     arguments += [f"--{name}={value}" for name, value in options.items()]
     return processes.run(
@@ -138,29 +159,39 @@ def _in_its_own_process(
 
 
 def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Median seconds of a batch of clips, or of a frame of each stream, by kind and way."""
+    """Median seconds of a batch of clips, or of a frame of each stream, by kind and way; the policies' MACs."""
     import jax
 
-    from adafuse_jax import bench, create_model, memory
+    from adafuse_jax import bench, create_model, flops, memory
+    from adafuse_jax.bench import subject
+    from adafuse_jax.config import Data
 
     memory.keep_freed()  # as the command `adafuse` does
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    model = create_model(f"adafuse_tsn_{args.backbones[0]}", num_classes=CLASSES, group_size=args.group_size)
-    shape = (args.batches[0], FRAMES, args.image_size, args.image_size, 3)
-    clip = jax.numpy.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
-    runs = {}
+    if args.checkpoint:
+        model, data = subject.of_checkpoint(args.checkpoint, image_size=args.image_size, num_frames=FRAMES)
+    else:
+        options = {"num_classes": CLASSES, "group_size": args.group_size}
+        model = create_model(f"adafuse_tsn_{args.backbones[0]}", **options)
+        data = Data(image_size=args.image_size, num_frames=FRAMES)
+    clip = subject.clips(data, args.batches[0], args.video)
+    runs, shares = {}, {}
     for i, policy in enumerate(args.policies):
-        drawn = bench.Drawn(model, tuple(map(float, policy.split(","))), len(clip), FRAMES)
+        drawn = None
+        if policy != OWN:
+            drawn = bench.Drawn(model, tuple(map(float, policy.split(","))), len(clip), FRAMES)
         # What is computed densely doesn't depend on the policy.
         prepared = bench.prepare(model, clip, drawn, ("compact",) if i else ("dense", "compact"))
         if prepared.missing:
             raise SystemExit("\n".join(prepared.missing))
         for (kind, execution), run in prepared.named().items():
             runs[f"{kind} {execution}" + (f" {policy}" if execution == "compact" else "")] = run
+        cost = flops.count(model, prepared.clip["compact"]().policies, image_size=args.image_size)
+        shares[f"MACs compact {policy}"] = float(np.mean(cost.actual) / cost.dense)
     seconds = bench.take_turns(runs, args.steps, clock=_clock(args))
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported beside ours")
-    return {name: _of_one(name, float(np.median(of))) for name, of in seconds.items()}
+    return {name: _of_one(name, float(np.median(of))) for name, of in seconds.items()} | shares
 
 
 def _theirs(args: argparse.Namespace, folder: Path) -> dict[str, float]:

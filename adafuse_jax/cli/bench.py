@@ -1,16 +1,11 @@
 """What policies save: `bench`."""
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from adafuse_jax.cli import values
 from adafuse_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from adafuse_jax.config import Data
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -47,15 +42,17 @@ def _bench(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from adafuse_jax import bench, compact
+    from adafuse_jax.bench import subject
     from adafuse_jax.report import bench as report
 
     shares = None if args.policy is None else _shares(args.policy)
-    if args.video is not None and not args.video.is_file():
-        raise UserError(f"video {args.video}: expected a file, found none")
-    model, data = _model(args)
+    if args.checkpoint is None:
+        model, data = subject.of_zoo(args.model, args.image_size, args.num_frames)
+    else:
+        model, data = subject.of_checkpoint(args.checkpoint, args.which, args.image_size, args.num_frames)
     drawn = None if shares is None else bench.Drawn(model, shares, args.batch, data.num_frames)
     executions = compact.EXECUTIONS if args.execution == "both" else (args.execution,)
-    runs = bench.prepare(model, _clip(args, data), drawn, executions)
+    runs = bench.prepare(model, subject.clips(data, args.batch, args.video), drawn, executions)
     named = runs.named()
     if not named:
         raise UserError(runs.missing[0])
@@ -85,53 +82,3 @@ def _shares(text: str) -> tuple[float, ...]:
         return tuple(float(share) for share in text.split(","))
     except ValueError as error:
         raise UserError(f"--policy: expected SKIP,REUSE,KEEP, as .35,.25,.4, found {text!r}") from error
-
-
-def _model(args: argparse.Namespace) -> tuple[Any, "Data"]:
-    """The model and how it looks at videos."""
-    import jax
-    from flax import nnx
-
-    from adafuse_jax import convert, create_model
-    from adafuse_jax.config import Data
-    from adafuse_jax.models.zoo import options_of
-    from adafuse_jax.predict import as_filmed
-    from adafuse_jax.train import run
-
-    trained = None if args.checkpoint is None else run.load(args.checkpoint, args.which)
-    data = Data() if trained is None else trained.config.data
-    size, frames = args.image_size or data.image_size, args.num_frames or data.num_frames
-    data = dataclasses.replace(
-        data,
-        image_size=size,
-        resize=round(size * data.resize / data.image_size),
-        num_frames=frames,
-        test_clips=1,
-        test_crops=1,
-    )
-    if trained is not None:
-        model = convert.model_of(trained)
-        nnx.update(
-            model, jax.device_put(nnx.state(model))
-        )  # or each call would bring the weights from the host
-        return model, as_filmed(data)
-    options = {"num_frames": frames} if "num_frames" in options_of(args.model) else {}
-    return create_model(args.model, **options), data
-
-
-def _clip(args: argparse.Namespace, data: "Data"):
-    import jax.numpy as jnp
-    import numpy as np
-
-    from adafuse_jax.input import decode, views
-    from adafuse_jax.input.manifest import Clip
-    from adafuse_jax.train.step import normalize
-
-    if args.video is None:
-        shape = (args.batch, data.num_frames, data.image_size, data.image_size, 3)
-        return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
-    try:
-        clip = views.evaluation_views(data, lambda choose: decode.read_frames(Clip(args.video, 0), choose))
-    except decode.UnreadableClip as error:
-        raise UserError(f"video {error}") from error
-    return normalize(jnp.repeat(jnp.asarray(clip), args.batch, 0), data)
