@@ -23,6 +23,9 @@ struct Work {
   int64_t slices;              // of the tiles' transformation, where they are weighty
 };
 
+// Pieces that each of so many jobs is cut into, for all workers to have some.
+inline int64_t pieces_of(int64_t jobs, int64_t workers) { return workers > 1 ? divide_up(2 * workers, jobs) : 1; }
+
 // transform(block, slice, slices, v) makes a slice of a block's transformed tiles, product(block, unit, f, v, m, i,
 // images) their products of a frequency, while the i-th part of the next one's weights is brought in, and
 // finish(block, unit, m) the outputs.
@@ -31,9 +34,8 @@ void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transfo
                    Finish finish) {
   const auto count = static_cast<int64_t>(work.blocks.size());
   if (count == 0) return;
-  const auto wanted = [&](int64_t jobs) { return workers > 1 ? divide_up(2 * workers, jobs) : 1; };
-  const int64_t pieces = work.weighty ? std::min(count, wanted(work.units)) : count;
-  const int64_t parts = work.weighty ? work.units : std::min(work.units, wanted(count));
+  const int64_t pieces = work.weighty ? std::min(count, pieces_of(work.units, workers)) : count;
+  const int64_t parts = work.weighty ? work.units : std::min(work.units, pieces_of(count, workers));
   const int64_t m_sizes = divide_up(count, pieces) * work.m_size;
   const Floats vs = floats(work.weighty ? work.all : workers * work.v_size), ms = floats(workers * m_sizes);
   if (work.weighty) {
@@ -151,14 +153,20 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
   const Tiles shape{nullptr, conv.height, conv.width, 0, conv.pitch, zeros.data(), p.side2};
   const std::vector<Columns> all(read.begin(), read.end());
   const std::vector<int32_t> every = counted(p.width);
-  int64_t widest = GROUP;
-  for (const Columns& columns : all) widest = std::max(widest, columns.width);
+  const auto images = static_cast<int64_t>(all.size());
+  int64_t widest = GROUP, width = 0;
+  for (const Columns& columns : all) widest = std::max(widest, columns.width), width += columns.width;
+  const bool weighty = p.width * out_pitch > shape.count() * width;
+  const int64_t units = divide_up(p.middle, PANEL);
   const int64_t fitting = std::max<int64_t>(6, FILTERED / (frequencies * widest) / 6 * 6);
-  const int64_t chunks = divide_up(shape.count(), fitting), most = divide_up(shape.count(), chunks);
-  const int64_t m_step = most * PANEL + GROUP;
+  int64_t chunks = divide_up(shape.count(), fitting);
+  // Of few images, chunks that can be shared out evenly.
+  const int64_t sharing = weighty ? pieces_of(units, workers) : workers;
+  if (images < workers) chunks = std::min(shape.count(), divide_up(chunks, sharing) * sharing);
+  const int64_t most = divide_up(shape.count(), chunks), m_step = most * PANEL + GROUP;
   const auto v_step = [&](const Tiling& block) { return block.tiles() * all[block.image].width + GROUP; };
-  Work work{{}, frequencies, divide_up(p.middle, PANEL), 0, frequencies * m_step, 0, false, divide_up(most, 6)};
-  for (int64_t i = 0; i < static_cast<int64_t>(read.size()); ++i) {
+  Work work{{}, frequencies, units, 0, frequencies * m_step, 0, weighty, divide_up(most, 6)};
+  for (int64_t i = 0; i < images; ++i) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const Range tiles(shape.count(), chunk, chunks);
       work.blocks.push_back({i, tiles.begin, tiles.end, work.all});
@@ -167,7 +175,6 @@ void filter_sources(const Block& p, const std::vector<std::array<Read, 3>>& read
       work.v_size = std::max(work.v_size, size);
     }
   }
-  work.weighty = frequencies * p.width * out_pitch > work.all;
   const auto transform = [&](const Tiling& block, int64_t slice, int64_t slices, float* v) {
     const Range some(block.tiles(), slice, slices);
     const Columns& columns = all[block.image];
