@@ -26,7 +26,7 @@ from adafuse_jax.errors import UserError, unknown
 _UNITS = "compact.cc", "direct.cc", "winograd.cc"
 _HEADERS = (
     *("common.h", "dots.h", "filter.h", "filtered.h", "levels.h", "minimal.h", "parallel.h", "policy.h"),
-    *("products.h", "rows.h", "stem.h", "tile.h", "tiles.h", "transforms.h", "vectors.h"),
+    *("products.h", "rows.h", "scratch.h", "stem.h", "tile.h", "tiles.h", "transforms.h", "vectors.h"),
 )
 SOURCES = tuple(Path(__file__).with_name(name) for name in (*_UNITS, *_HEADERS))
 # As XLA and as the sources call what is in them.

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common.h"
+#include "scratch.h"
 
 #if defined(ADAFUSE_X86)
 #include <cpuid.h>
@@ -448,7 +449,7 @@ void run_images(const Block& p, const std::vector<Made>& made, const std::vector
       jobs_of(total, panels_of(p.features), pixels2, workers,
               p.middle * PANEL > pixels2 * p.conv3.pitch);
   const int64_t slices = divide_up(pixels2, SLICE);
-  const Floats sums = floats(total * slices * out_pitch);
+  const Scratch sums(total * slices * out_pitch);
   parallel(static_cast<int64_t>(jobs3.size()), [&](int64_t i, int64_t) {
     const Job& job = jobs3[i];
     const Source source{p.z + job.image * pixels2 * p.conv3.pitch, every.data(), every.data(), p.middle};

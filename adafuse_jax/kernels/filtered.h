@@ -37,7 +37,7 @@ void filter_blocks(const Work& work, int64_t workers, Parallel parallel, Transfo
   const int64_t pieces = work.weighty ? std::min(count, pieces_of(work.units, workers)) : count;
   const int64_t parts = work.weighty ? work.units : std::min(work.units, pieces_of(count, workers));
   const int64_t m_sizes = divide_up(count, pieces) * work.m_size;
-  const Floats vs = floats(work.weighty ? work.all : workers * work.v_size), ms = floats(workers * m_sizes);
+  const Scratch vs(work.weighty ? work.all : workers * work.v_size), ms(workers * m_sizes);
   if (work.weighty) {
     parallel(count * work.slices, [&](int64_t job, int64_t) {
       const Tiling& block = work.blocks[job / work.slices];

@@ -105,7 +105,7 @@ void run_stem_by(const Way& way, const Stem& s, const Loops& loops, int64_t work
   const int64_t most = divide_up(s.height(), bands);
   const int64_t most_rows = s.pool ? 2 * most + 1 : most;
   const int64_t most_in = divide_up(way.size(most_rows), GROUP) * GROUP, size = most_in + most_rows * row;
-  const Floats buffers = floats(workers * size);
+  const Scratch buffers(workers * size);
   parallel(s.images * bands, [&](int64_t job, int64_t worker) {
     const int64_t image = job / bands, band = job % bands;
     const int64_t begin = s.height() * band / bands, end = s.height() * (band + 1) / bands;
