@@ -159,7 +159,7 @@ def _in_its_own_process(
 
 
 def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Median seconds of a batch of clips, or of a frame of each stream, by kind and way; the policies' MACs."""
+    """Median seconds of a batch of clips, or of a frame of each stream, by kind and way; policies' MACs."""
     import jax
 
     from adafuse_jax import bench, create_model, flops, memory
