@@ -94,7 +94,10 @@ def main() -> None:
 
 def _backbone(checkpoint: Path) -> str:
     """Of a run's model, which PyTorch's has to be like."""
-    name = json.loads((checkpoint / "config.json").read_text())["model"]["name"]
+    config = checkpoint / "config.json"
+    if not config.is_file():
+        raise SystemExit(f"checkpoint {checkpoint}: expected a run's workdir, found no config.json in it")
+    name = json.loads(config.read_text())["model"]["name"]
     names = {f"adafuse_tsn_{backbone}": backbone for backbone in ("r18", "r50")}
     if name not in names:
         raise SystemExit(f"checkpoint {checkpoint}: expected one of {', '.join(names)}, found {name}")
