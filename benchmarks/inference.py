@@ -45,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--backbones", nargs="+", default=["r18", "r50"])
     parser.add_argument("--checkpoint", type=Path, help="a run's workdir: its model, instead of --backbones")
-    parser.add_argument("--video", type=Path, help="a file for the checkpoint to look at; default: noise")
+    parser.add_argument("--video", type=Path, help="a file to look at; default: noise")
     parser.add_argument(
         "--policies",
         nargs="+",
@@ -165,9 +165,8 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median seconds of a batch of clips, or of a frame of each stream, by kind and way; policies' MACs."""
     import jax
 
-    from adafuse_jax import bench, create_model, flops, memory
+    from adafuse_jax import bench, flops, memory
     from adafuse_jax.bench import subject
-    from adafuse_jax.config import Data
 
     memory.keep_freed()  # as the command `adafuse` does
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
@@ -175,8 +174,8 @@ def _ours(args: argparse.Namespace, folder: Path) -> dict[str, float]:
         model, data = subject.of_checkpoint(args.checkpoint, image_size=args.image_size, num_frames=FRAMES)
     else:
         options = {"num_classes": CLASSES, "group_size": args.group_size}
-        model = create_model(f"adafuse_tsn_{args.backbones[0]}", **options)
-        data = Data(image_size=args.image_size, num_frames=FRAMES)
+        name = f"adafuse_tsn_{args.backbones[0]}"
+        model, data = subject.of_zoo(name, args.image_size, FRAMES, **options)
     clip = subject.clips(data, args.batches[0], args.video)
     runs, shares = {}, {}
     for i, policy in enumerate(args.policies):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +24,22 @@ from adafuse_jax.train.step import normalize
 
 
 def of_zoo(
-    name: str, image_size: int | None = None, num_frames: int | None = None
+    name: str, image_size: int | None = None, num_frames: int | None = None, **options: Any
 ) -> tuple[Recognizer | ARNet, Data]:
     """A model with random weights, and how it looks at videos: 8 frames of 224 pixels, unless told otherwise.
+
+    Args:
+        name: in the zoo.
+        image_size: pixels.
+        num_frames: of a clip.
+        options: of `create_model`.
 
     Raises:
         UserError: for an unknown name.
     """
     data = _seen(Data(), image_size, num_frames)
-    options = {"num_frames": data.num_frames} if "num_frames" in options_of(name) else {}
+    if "num_frames" in options_of(name):
+        options["num_frames"] = data.num_frames
     return create_model(name, **options), data
 
 
@@ -83,7 +91,7 @@ def clips(data: Data, batch: int = 1, video: Path | None = None) -> Float[Array,
     if video is None:
         shape = (batch, data.num_frames, data.image_size, data.image_size, 3)
         return jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
-    if not Path(video).is_file():
+    if not video.is_file():
         raise UserError(f"video {video}: expected a file, found none")
     try:
         clip = views.evaluation_views(data, lambda choose: decode.read_frames(Clip(str(video), 0), choose))
